@@ -1,0 +1,174 @@
+/* backend: the device contract: memory, weights, KV cache, and the ops of a decoder on batches.
+ *
+ *   model/ ──► qr_backend (this table of functions) ──► cpu/ (ref, avx2, avx512, neon) | cuda/ (later)
+ *
+ * Activations are row-major [num_tokens, cols] in the backend's activation type (float32 on the CPU), in buffers
+ * from buffer_alloc().  The batch is flat: prompt chunks and single tokens are the same thing (docs/STRUCTURE.md).
+ *
+ * Same bits: an op's result for one token (one output element) depends on that token's inputs alone, never on the
+ * other rows, their number, the tiling, the threads, the block size, or the instruction set. Each op below defines
+ * its order of additions; fma means one rounding (C's fmaf). Kernels for every instruction set give equal bits.
+ *
+ * Allocation: weights, KV cache and reserve() allocate; no op does.
+ * Threads: one caller at a time.  Source: order of operations ours; batch fields as vLLM's attention metadata. */
+#ifndef QR_BACKEND_BACKEND_H
+#define QR_BACKEND_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/pool.h"
+#include "base/status.h"
+#include "tensor/tensor.h"
+
+typedef struct qr_backend qr_backend;
+typedef struct qr_weight qr_weight;     /* a packed matrix [N, K] (rows = outputs) */
+typedef struct qr_kv_cache qr_kv_cache; /* K and V of all layers, num_blocks blocks */
+
+typedef enum qr_compute { QR_COMPUTE_AUTO, QR_COMPUTE_FLOAT32 } qr_compute;
+
+/* One step's tokens. Arrays belong to the caller. block_table rows are max_blocks apart. */
+typedef struct qr_batch {
+    int num_tokens, num_reqs, num_samples;
+    int max_blocks;                 /* row stride of block_table */
+    const int32_t *input_ids;       /* [num_tokens] */
+    const int32_t *positions;       /* [num_tokens] */
+    const int64_t *slot_mapping;    /* [num_tokens] block_id * block_size + offset */
+    const int32_t *query_start_loc; /* [num_reqs + 1] */
+    const int32_t *seq_lens;        /* [num_reqs] context length, this step's tokens included */
+    const int32_t *block_table;     /* [num_reqs, max_blocks] */
+    const int32_t *logits_indices;  /* [num_samples] rows that need logits */
+} qr_batch;
+
+typedef struct qr_kv_config {
+    int num_layers, num_kv_heads, head_size, block_size;
+    int64_t num_blocks;
+    qr_dtype dtype; /* QR_F32 | QR_F16 */
+} qr_kv_config;
+
+typedef enum qr_rope_style {
+    QR_ROPE_NONE,
+    QR_ROPE_HALVES,  /* pairs (i, i + rotary_dim/2): Hugging Face, GPT-NeoX */
+    QR_ROPE_ADJACENT /* pairs (2i, 2i + 1): GGUF llama */
+} qr_rope_style;
+
+typedef enum qr_act { QR_ACT_SILU, QR_ACT_GELU_TANH, QR_ACT_GELU_ERF, QR_ACT_RELU } qr_act;
+
+/* Q, K, V of a layer: normalise heads (optional), rotate, write K and V to the cache; q is changed in place. */
+typedef struct qr_rope_kv_args {
+    float *qkv; /* [num_tokens, ld] rows: q heads | k heads | v heads */
+    int64_t ld;
+    int num_heads, num_kv_heads, head_size;
+    qr_rope_style style;
+    int rotary_dim;               /* <= head_size, even */
+    const float *cos, *sin;       /* [max_position, rotary_dim / 2], attention scaling included */
+    const float *q_norm, *k_norm; /* [head_size] RMS weights per head before rotation, or NULL */
+    float norm_eps;
+    qr_kv_cache *cache;
+    int layer;
+} qr_rope_kv_args;
+
+typedef struct qr_attention_args {
+    const float *q; /* [num_tokens, ld_q], heads of head_size */
+    int64_t ld_q;
+    float *out; /* [num_tokens, num_heads * head_size] */
+    int num_heads, num_kv_heads, head_size;
+    float scale; /* of q . k */
+    int window;  /* 0: all; else position p sees keys p - window + 1 .. p */
+    const qr_kv_cache *cache;
+    int layer;
+} qr_attention_args;
+
+typedef struct qr_copy_pair {
+    int32_t src_block, dst_block;
+} qr_copy_pair;
+
+typedef struct qr_backend_ops {
+    const char *name; /* "cpu (avx512vnni)" */
+
+    void (*destroy)(qr_backend *be);
+
+    /* ---- memory */
+    void *(*buffer_alloc)(qr_backend *be, size_t bytes); /* 64-byte aligned, zeroed; NULL on failure */
+    void (*buffer_free)(qr_backend *be, void *ptr, size_t bytes);
+    /* Scratch for batches of up to max_tokens rows, matrices of up to max_cols inputs, contexts of max_context. */
+    quire_status (*reserve)(qr_backend *be, int max_tokens, int64_t max_cols, int max_context, quire_error *error);
+
+    /* ---- weights
+     * Pack a matrix view (2-D: dims {K, N}; 1-D is not a matrix) for linear(). AUTO: quantized types stay low-bit and
+     * are multiplied with int8 activations; F32, F16, BF16 keep their type and are multiplied in float32.
+     * FLOAT32: quantized types are dequantized to float32 first. The view's data must outlive the weight (embed reads
+     * it). UNSUPPORTED names tensor and type. */
+    quire_status (*weight_create)(qr_backend *be, const qr_tensor_view *view, qr_compute compute, qr_weight **out,
+                                  quire_error *error);
+    void (*weight_destroy)(qr_backend *be, qr_weight *w);
+    size_t (*weight_bytes)(const qr_weight *w);
+
+    /* ---- KV cache */
+    quire_status (*kv_cache_create)(qr_backend *be, const qr_kv_config *config, qr_kv_cache **out, quire_error *error);
+    void (*kv_cache_destroy)(qr_backend *be, qr_kv_cache *cache);
+    size_t (*kv_block_bytes)(qr_backend *be, const qr_kv_config *config); /* all layers, K and V */
+    /* All layers of src_block to dst_block, for each pair, in order. */
+    void (*kv_copy_blocks)(qr_backend *be, qr_kv_cache *cache, const qr_copy_pair *pairs, int num_pairs);
+    /* One whole block to or from host memory, kv_block_bytes() each (swap, persistence). */
+    void (*kv_read_block)(qr_backend *be, const qr_kv_cache *cache, int32_t block_id, void *dst);
+    void (*kv_write_block)(qr_backend *be, qr_kv_cache *cache, int32_t block_id, const void *src);
+
+    /* ---- ops
+     * embed: out[t] = row ids[t] of the view, dequantized to float32, times scale.
+     *   pos_view (or NULL): row positions[t] + pos_offset of it is added. */
+    void (*embed)(qr_backend *be, const qr_tensor_view *view, const int32_t *ids, int num_tokens, float scale,
+                  const qr_tensor_view *pos_view, const int32_t *positions, int pos_offset, float *out, int64_t cols);
+
+    /* rms_norm: s = sum of x[i]^2 in 16 lanes (lane i % 16, fma, i ascending), lanes added as a binary tree
+     *   (8 apart, 4, 2, 1); r = 1 / sqrtf(s / cols + eps); out[i] = x[i] * r * w[i].  layer_norm: mean likewise,
+     *   then the variance of x - mean; out = (x - mean) * r * w + b (fma).  out may be x. */
+    void (*rms_norm)(qr_backend *be, const float *x, const float *w, float eps, int num_tokens, int64_t cols,
+                     float *out);
+    void (*layer_norm)(qr_backend *be, const float *x, const float *w, const float *b, float eps, int num_tokens,
+                       int64_t cols, float *out);
+
+    /* linear: y[t, off_j + n] = sum_k x[t, k] * w_j[n, k] (+ bias_j[n]) (+ y when accumulate), for num_weights
+     *   matrices of the same K side by side (off_j = sum of the N before j): Q, K, V in one pass.
+     *   Float weights: acc = fma(x[k], w[k], acc), k ascending from acc = 0.
+     *   Low-bit weights, AUTO: x in groups of 32: d = max|x| / 127, q = round-to-even(x * (1 / d)) (all 0 when d = 0),
+     *     asum = d * sum(q); per weight group (32, or 16 for the formats that have 16) in ascending k:
+     *     acc = fma((float)isum, ws * d, acc); then, when the format has minimums, acc = fma(wm, asum, acc).
+     *     isum is the exact integer dot product. */
+    void (*linear)(qr_backend *be, const float *x, int64_t ld_x, int num_tokens, const qr_weight *const *weights,
+                   const float *const *biases, int num_weights, float *y, int64_t ld_y, bool accumulate);
+
+    /* gated_act: out[t, i] = act(gate_up[t, i]) * gate_up[t, cols + i].   act: x[i] = act(x[i]) in place. */
+    void (*gated_act)(qr_backend *be, const float *gate_up, qr_act act, int num_tokens, int64_t cols, float *out);
+    void (*act)(qr_backend *be, float *x, qr_act act, int num_tokens, int64_t cols);
+
+    void (*rope_kv_write)(qr_backend *be, const qr_batch *batch, const qr_rope_kv_args *args);
+
+    /* attention over the paged context, causal within each request.
+     *   score(p, t) = fma chain over d ascending, times scale; context in tiles of 128 absolute positions, online
+     *   softmax per (token, head): a tile's maximum updates the running one, sums and outputs are rescaled once per
+     *   tile; exp is the backend's own fixed polynomial; outputs are fma chains over t ascending. */
+    void (*attention)(qr_backend *be, const qr_batch *batch, const qr_attention_args *args);
+
+    /* out[i, :] = x[rows[i], :] */
+    void (*gather_rows)(qr_backend *be, const float *x, const int32_t *rows, int num_rows, int64_t cols, float *out);
+
+    /* For the sampler, on logits [num_rows, ld] in host-readable memory; rows run in parallel.
+     *   argmax: lowest index of the largest value.  sum_exp: sum of exp(x - max), 16 lanes and tree as in rms_norm. */
+    void (*row_stats)(qr_backend *be, const float *x, int64_t ld, int num_rows, int64_t cols, float *out_max,
+                      int32_t *out_argmax, float *out_sum_exp);
+    /* out[i] = exp((x[i] - sub) * scale), one row; the same polynomial. */
+    void (*exp_row)(qr_backend *be, const float *x, int64_t cols, float sub, float scale, float *out);
+} qr_backend_ops;
+
+struct qr_backend {
+    const qr_backend_ops *ops;
+    qr_pool *pool; /* worker threads, shared with whoever needs a parallel loop; owned by the backend */
+};
+
+/* The CPU backend. `isa`: NULL or "" for the best the processor has (QUIRE_CPU overrides), else "ref", "avx2",
+ * "avx512", "neon"; UNSUPPORTED when the processor lacks it. threads 0: qr_cpu_count(). */
+QUIRE_MUST_USE quire_status qr_cpu_backend_create(const char *isa, int threads, qr_backend **out, quire_error *error);
+
+#endif

@@ -1,0 +1,224 @@
+#define _GNU_SOURCE
+#include "base/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+
+enum { SPIN_ROUNDS = 20000, MAX_THREADS = 512 };
+
+struct qr_pool {
+    int num_threads;
+    pthread_t *threads; /* [num_threads - 1] */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    int num_sleeping; /* under lock */
+    bool stop;        /* under lock, and published by a new generation */
+
+    /* the current loop; written by the caller before generation is raised */
+    qr_pool_fn fn;
+    void *ctx;
+    int num_tiles;
+    _Alignas(64) atomic_uint generation; /* one per loop */
+    _Alignas(64) atomic_int next_tile;
+    _Alignas(64) atomic_int num_done; /* workers that have left the current loop */
+};
+
+typedef struct worker_arg {
+    qr_pool *pool;
+    int thread_idx;
+} worker_arg;
+
+static inline void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void take_tiles(qr_pool *pool, int thread_idx)
+{
+    int tile;
+    while ((tile = atomic_fetch_add_explicit(&pool->next_tile, 1, memory_order_relaxed)) < pool->num_tiles)
+        pool->fn(pool->ctx, tile, thread_idx);
+}
+
+/* Returns the generation once it differs from `seen`. */
+static unsigned wait_for_work(qr_pool *pool, unsigned seen)
+{
+    for (int i = 0; i < SPIN_ROUNDS; i++) {
+        unsigned generation = atomic_load_explicit(&pool->generation, memory_order_acquire);
+        if (generation != seen) return generation;
+        cpu_relax();
+    }
+    pthread_mutex_lock(&pool->lock);
+    pool->num_sleeping++;
+    unsigned generation;
+    while ((generation = atomic_load(&pool->generation)) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
+    pool->num_sleeping--;
+    pthread_mutex_unlock(&pool->lock);
+    return generation;
+}
+
+static void *worker_main(void *raw)
+{
+    worker_arg arg = *(worker_arg *)raw;
+    qr_free(raw);
+    qr_pool *pool = arg.pool;
+    for (unsigned seen = 0;;) {
+        seen = wait_for_work(pool, seen);
+        if (pool->stop) return NULL;
+        take_tiles(pool, arg.thread_idx);
+        atomic_fetch_add_explicit(&pool->num_done, 1, memory_order_release);
+    }
+}
+
+/* Publish a new generation and wake whoever sleeps. */
+static void announce(qr_pool *pool)
+{
+    pthread_mutex_lock(&pool->lock);
+    atomic_fetch_add(&pool->generation, 1);
+    if (pool->num_sleeping > 0) pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void qr_pool_run(qr_pool *pool, qr_pool_fn fn, void *ctx, int num_tiles)
+{
+    if (num_tiles <= 0) return;
+    if (pool->num_threads == 1 || num_tiles == 1) {
+        for (int i = 0; i < num_tiles; i++) fn(ctx, i, 0);
+        return;
+    }
+    pool->fn = fn;
+    pool->ctx = ctx;
+    pool->num_tiles = num_tiles;
+    atomic_store_explicit(&pool->next_tile, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->num_done, 0, memory_order_relaxed);
+    announce(pool);
+    take_tiles(pool, 0);
+    for (int i = 0; atomic_load_explicit(&pool->num_done, memory_order_acquire) != pool->num_threads - 1; i++) {
+        if (i < SPIN_ROUNDS)
+            cpu_relax();
+        else
+            sched_yield(); /* more threads than processors: let the others finish */
+    }
+}
+
+static void stop_workers(qr_pool *pool, int num_started)
+{
+    pool->stop = true;
+    announce(pool);
+    for (int i = 0; i < num_started; i++) pthread_join(pool->threads[i], NULL);
+}
+
+quire_status qr_pool_create(int num_threads, qr_pool **out, quire_error *error)
+{
+    if (num_threads <= 0) num_threads = qr_cpu_count();
+    if (num_threads > MAX_THREADS)
+        return qr_fail_param(error, "threads", "threads: at most %d, got %d", MAX_THREADS, num_threads);
+    qr_pool *pool = qr_aligned_alloc(64, sizeof *pool);
+    if (!pool) return qr_fail_nomem(error, "the worker pool", sizeof *pool);
+    memset(pool, 0, sizeof *pool);
+    pool->num_threads = num_threads;
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    pool->threads = qr_calloc((size_t)num_threads, sizeof *pool->threads);
+    int started = 0;
+    for (; pool->threads && started < num_threads - 1; started++) {
+        worker_arg *arg = qr_malloc(sizeof *arg);
+        if (!arg) break;
+        *arg = (worker_arg){pool, started + 1};
+        if (pthread_create(&pool->threads[started], NULL, worker_main, arg) != 0) {
+            qr_free(arg);
+            break;
+        }
+    }
+    if (!pool->threads || started < num_threads - 1) {
+        stop_workers(pool, started);
+        qr_free(pool->threads);
+        qr_free(pool);
+        return qr_fail(error, QUIRE_NOMEM, "cannot start worker thread %d of %d", started + 1, num_threads);
+    }
+    *out = pool;
+    return QUIRE_OK;
+}
+
+void qr_pool_destroy(qr_pool *pool)
+{
+    if (!pool) return;
+    stop_workers(pool, pool->num_threads - 1);
+    pthread_mutex_destroy(&pool->lock);
+    pthread_cond_destroy(&pool->wake);
+    qr_free(pool->threads);
+    qr_free(pool);
+}
+
+int qr_pool_num_threads(const qr_pool *pool) { return pool->num_threads; }
+
+/* First line of a small file; false when it cannot be read. */
+static bool read_line(const char *path, char *line, size_t bytes)
+{
+    FILE *f = fopen(path, "r");
+    if (!f) return false;
+    bool ok = fgets(line, (int)bytes, f) != NULL;
+    fclose(f);
+    return ok;
+}
+
+/* cgroup v2 quota in whole processors, rounded up; a large number when there is none. */
+static int cgroup_cpu_limit(void)
+{
+    char line[128];
+    long long quota, period;
+    if (read_line("/sys/fs/cgroup/cpu.max", line, sizeof line) && sscanf(line, "%lld %lld", &quota, &period) == 2 &&
+        quota > 0 && period > 0)
+        return (int)((quota + period - 1) / period);
+    return MAX_THREADS;
+}
+
+int qr_cpu_count(void)
+{
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 1;
+    int count = 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &allowed)) continue;
+        char path[96], line[64];
+        int first_sibling;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+        bool known = read_line(path, line, sizeof line) && sscanf(line, "%d", &first_sibling) == 1;
+        /* a hyperthread whose first sibling is ours too adds no physical core */
+        if (!known || first_sibling == cpu || !CPU_ISSET(first_sibling, &allowed)) count++;
+    }
+    int limit = cgroup_cpu_limit();
+    if (count > limit) count = limit;
+    if (count > MAX_THREADS) count = MAX_THREADS;
+    return count > 0 ? count : 1;
+}
+
+uint64_t qr_memory_available_bytes(void)
+{
+    uint64_t available = 0;
+    char line[256];
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && fgets(line, sizeof line, f)) {
+        unsigned long long kib;
+        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) available = kib * 1024;
+    }
+    if (f) fclose(f);
+    unsigned long long max, used;
+    if (read_line("/sys/fs/cgroup/memory.max", line, sizeof line) && sscanf(line, "%llu", &max) == 1 &&
+        read_line("/sys/fs/cgroup/memory.current", line, sizeof line) && sscanf(line, "%llu", &used) == 1) {
+        uint64_t left = max > used ? max - used : 0;
+        if (left < available) available = left;
+    }
+    return available;
+}
