@@ -1,52 +1,184 @@
-# quire: plain GNU make.   make | make check | make serve | make help
+# quire: plain GNU make.   make | make serve | make check | make help
 VERSION := 0.1.0
+SOMAJOR := 0
 BUILD   ?= build
-CC      ?= cc
+PREFIX  ?= /usr/local
+MODEL   ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 PKGS    := libmicrohttpd jansson libpcre2-8 libutf8proc libcurl libxxhash
 CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -Werror
-ALL_CFLAGS := -std=c11 $(WARN) -ffp-contract=off -fno-math-errno -fvisibility=hidden -fPIC -pthread -MMD -MP -Iinclude -Isrc \
-              -DQUIRE_VERSION='"$(VERSION)"' $(shell pkg-config --cflags $(PKGS)) $(CFLAGS)
-ALL_LDFLAGS := -pthread $(LDFLAGS)
-LIBS    := $(shell pkg-config --libs $(PKGS)) -lm
+Q       := $(if $(V),,@)# make V=1 shows the commands
 
+# Asked of pkg-config and the compiler when first used, not when this file is read: `make serve` must get as far as
+# installing them on a machine that has neither.
+PKG_CFLAGS  = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
+LIBS        = $(eval LIBS := $(shell pkg-config --libs $(PKGS)) -lm)$(LIBS)
+CMOCKA_LIBS = $(eval CMOCKA_LIBS := $(shell pkg-config --libs cmocka))$(CMOCKA_LIBS)
+ARCH        = $(eval ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1))$(ARCH)
+
+ALL_CFLAGS = -std=c11 $(WARN) -ffp-contract=off -fno-math-errno -fvisibility=hidden -fPIC -pthread -Iinclude -Isrc \
+             -DQUIRE_VERSION='"$(VERSION)"' $(PKG_CFLAGS) $(CFLAGS)
+ALL_LDFLAGS = -pthread $(LDFLAGS)
+
+# The library, the program around it, and everything that proves them is found by where it lies.
 LIB_DIRS := base tensor weights text kv sched backend backend/cpu model engine
+APP_DIRS := server cli sim
 LIB_SRC  := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
-BIN_SRC  := $(foreach d,server cli sim,$(wildcard src/$(d)/*.c))
+APP_SRC  := $(filter-out src/cli/main.c,$(foreach d,$(APP_DIRS),$(wildcard src/$(d)/*.c)))
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
-BIN_OBJ  := $(BIN_SRC:%.c=$(BUILD)/%.o)
-TEST_SRC := $(wildcard tests/test_*.c)
-TESTS    := $(TEST_SRC:tests/%.c=$(BUILD)/tests/%)
+APP_OBJ  := $(APP_SRC:%.c=$(BUILD)/%.o)
+MAIN_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/main.c))
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c))
 
-ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
-$(BUILD)/src/backend/cpu/%_avx2.o: ISA_CFLAGS := -mavx2 -mfma -mf16c
-$(BUILD)/src/backend/cpu/%_avx512.o: ISA_CFLAGS := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma -mf16c
-$(BUILD)/src/backend/cpu/%_neon.o: ISA_CFLAGS := $(if $(filter aarch64,$(ARCH)),-march=armv8.2-a+dotprod+fp16)
+# Every kernel file is compiled for its own instruction set and chosen at run time.
+x86_avx2     := -mavx2 -mfma -mf16c
+x86_avx512   := $(x86_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+arm_neon     := -march=armv8.2-a+dotprod+fp16
+$(BUILD)/src/backend/cpu/%_avx2.o:   ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),$(x86_avx2))
+$(BUILD)/src/backend/cpu/%_avx512.o: ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),$(x86_avx512))
+$(BUILD)/src/backend/cpu/%_neon.o:   ISA_CFLAGS = $(if $(filter aarch64,$(ARCH)),$(arm_neon))
 
-all: $(BUILD)/quire $(BUILD)/libquire.a $(BUILD)/libquire.so
+all: $(if $(MAIN_OBJ),$(BUILD)/quire) $(BUILD)/libquire.a $(BUILD)/libquire.so ## build quire, libquire.a and libquire.so (the default)
 
-$(BUILD)/%.o: %.c
+# Changes when the compiler or its flags do, and everything is rebuilt; says what is missing before the compiler does.
+$(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(ISA_CFLAGS) -c $< -o $@
+	@pkg-config --exists --print-errors $(PKGS) || \
+	    { echo "quire: libraries are missing: 'make deps' installs them (Debian)" >&2; exit 1; }
+	@echo '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS)' > $@
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '  CC   $<'
+	$(Q)$(CC) $(ALL_CFLAGS) $(ISA_CFLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/libquire.a: $(LIB_OBJ)
+	@echo '  AR   $@'
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(Q)$(AR) rcs $@ $^
 
 $(BUILD)/libquire.so: $(LIB_OBJ)
-	$(CC) -shared $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+	@echo '  LD   $@'
+	$(Q)$(CC) -shared -Wl,-soname,libquire.so.$(SOMAJOR) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+	@ln -sf libquire.so $@.$(SOMAJOR)
 
-$(BUILD)/quire: $(BIN_OBJ) $(BUILD)/libquire.a
-	$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+$(BUILD)/quire: $(MAIN_OBJ) $(APP_OBJ) $(BUILD)/libquire.a
+	@echo '  LD   $@'
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
 
-# One test alone: make build/tests/test_kv && build/tests/test_kv
-$(BUILD)/tests/%: tests/%.c $(BUILD)/libquire.a
+# ---- tests, fuzz targets, examples.   One test alone: make build/tests/test_kv && build/tests/test_kv
+
+LINK_TEST = $(CC) $(ALL_CFLAGS) -Itests -MMD -MP -MF $@.d -MT $@ $(ALL_LDFLAGS) -o $@ $<
+
+$(BUILD)/tests/%: tests/%.c $(APP_OBJ) $(BUILD)/libquire.a
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS) -o $@ $< $(BUILD)/libquire.a $(LIBS) $(shell pkg-config --libs cmocka)
+	@echo '  LD   $@'
+	$(Q)$(LINK_TEST) $(APP_OBJ) $(BUILD)/libquire.a $(LIBS) $(CMOCKA_LIBS)
 
-clean:
-	rm -rf $(BUILD)
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(APP_OBJ) $(BUILD)/libquire.a
+	@mkdir -p $(@D)
+	@echo '  LD   $@'
+	$(Q)$(LINK_TEST) -fsanitize=fuzzer $(APP_OBJ) $(BUILD)/libquire.a $(LIBS)
 
-.PHONY: all clean
+$(BUILD)/examples/%: examples/%.c $(BUILD)/libquire.so
+	@mkdir -p $(@D)
+	@echo '  LD   $@'
+	$(Q)$(LINK_TEST) -L$(BUILD) -lquire -Wl,-rpath,'$$ORIGIN/..'
+
+tests: all $(TESTS) $(EXAMPLES) ## build the test programs
+fuzzers: $(FUZZERS)
+
+# One clang build with ASan, UBSan and fuzzing hooks serves unit tests, the program and the fuzz targets alike.
+CLANG ?= clang-14
+SAN = CC=$(CLANG) CFLAGS="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
+asan: ## build-asan/: the program, tests and fuzz targets with AddressSanitizer and UBSan (clang)
+	@$(MAKE) --no-print-directory BUILD=build-asan $(SAN) -fsanitize=address,undefined,fuzzer-no-link" \
+	    LDFLAGS=-fsanitize=address,undefined $(if $(MAIN_OBJ),build-asan/quire) $(TESTS:$(BUILD)/%=build-asan/%) $(FUZZERS:$(BUILD)/%=build-asan/%)
+
+TSAN_TESTS := $(filter %/test_base $(BUILD)/tests/test_engine% $(BUILD)/tests/test_server%,$(TESTS))
+tsan: ## build-tsan/: the tests that have threads, with ThreadSanitizer (clang)
+	@$(MAKE) --no-print-directory BUILD=build-tsan $(SAN) -fsanitize=thread" LDFLAGS=-fsanitize=thread \
+	    $(TSAN_TESTS:$(BUILD)/%=build-tsan/%)
+
+# ---- from nothing to a running server, or to a checked one
+
+serve: ## install what is missing, build, fetch the model, serve it on http://127.0.0.1:8000/v1 (ARGS="--port 9000")
+	@tools/install-deps.sh build
+	@$(MAKE) --no-print-directory $(BUILD)/quire
+	@tools/fetch-model.sh
+	$(BUILD)/quire serve $(MODEL) $(ARGS)
+
+deps: ## install the Debian packages needed to build
+	@tools/install-deps.sh build
+
+model: ## fetch SmolLM2-135M-Instruct into models/ (98 MB, checksummed)
+	@tools/fetch-model.sh
+
+check: ## everything that needs no GPU: unit, sanitizers, fuzzing, end to end, format, includes, install
+	@tools/install-deps.sh build check
+	@tools/fetch-model.sh
+	@tools/venv.sh
+	@python3 tools/run-tests.py all
+
+check-fast: ## what a developer runs before each commit: unit tests, format, includes
+	@python3 tools/run-tests.py fast
+
+check-arm: ## cross-compile base, tensor and backend for AArch64, run their tests under qemu
+	@tools/install-deps.sh build arm
+	@python3 tools/run-tests.py arm
+
+fuzz: asan ## every fuzz target for SECONDS seconds each (default 60)
+	@python3 tools/run-tests.py --seconds $(or $(SECONDS),60) fuzz
+
+C_FILES = $(shell git ls-files -co --exclude-standard '*.c' '*.h')
+format: ## clang-format all C files in place
+	clang-format-14 -i $(C_FILES)
+
+check-format: ## fail when clang-format would change a file
+	@clang-format-14 --dry-run -Werror $(C_FILES)
+
+check-includes: ## fail when a folder includes what docs/STRUCTURE.md does not allow it
+	@python3 tools/check-includes.py
+
+# AArch64: the libraries are not at hand for the cross compiler, so only what needs none, with a small cmocka.
+ARM_DIRS  := base tensor backend backend/cpu
+ARM_OBJ   := $(patsubst %.c,build-arm/%.o,$(foreach d,$(ARM_DIRS),$(wildcard src/$(d)/*.c)))
+ARM_TESTS := $(patsubst tests/%.c,build-arm/tests/%,$(wildcard $(addprefix tests/test_,base*.c tensor*.c backend*.c)))
+arm: ## build-arm/: what check-arm runs
+	@$(MAKE) --no-print-directory BUILD=build-arm CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar \
+	    PKGS= LIBS=-lm PKG_CFLAGS= CMOCKA_LIBS= APP_OBJ= LIB_OBJ="$(ARM_OBJ)" CFLAGS="-O2 -g -Itests/shim" LDFLAGS=-static \
+	    $(ARM_TESTS)
+
+# ---- install
+
+DEST := $(DESTDIR)$(PREFIX)
+install: all ## install under PREFIX (default /usr/local), staged below DESTDIR
+	install -d $(DEST)/bin $(DEST)/include $(DEST)/lib/pkgconfig $(DEST)/share/man/man1 $(DEST)/share/doc/quire
+	install $(BUILD)/quire $(DEST)/bin/
+	install -m 644 include/quire.h $(DEST)/include/
+	install -m 644 $(BUILD)/libquire.a $(DEST)/lib/
+	install $(BUILD)/libquire.so $(DEST)/lib/libquire.so.$(VERSION)
+	ln -sf libquire.so.$(VERSION) $(DEST)/lib/libquire.so.$(SOMAJOR)
+	ln -sf libquire.so.$(SOMAJOR) $(DEST)/lib/libquire.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' tools/quire.pc.in \
+	    > $(DEST)/lib/pkgconfig/quire.pc
+	$(if $(wildcard docs/quire.1),install -m 644 docs/quire.1 $(DEST)/share/man/man1/)
+	install -m 644 LICENSE README.md $(DEST)/share/doc/quire/
+
+uninstall: ## remove what install put there
+	rm -f $(DEST)/bin/quire $(DEST)/include/quire.h $(DEST)/lib/libquire.* $(DEST)/lib/pkgconfig/quire.pc \
+	    $(DEST)/share/man/man1/quire.1
+	rm -rf $(DEST)/share/doc/quire
+
+clean: ## remove all builds; models and the Python environment stay
+	rm -rf build build-asan build-tsan build-arm
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
+
+.PHONY: all tests fuzzers asan tsan arm serve deps model check check-fast check-arm fuzz format check-format \
+        check-includes install uninstall clean help FORCE
 .SECONDARY:
--include $(LIB_OBJ:.o=.d) $(BIN_OBJ:.o=.d)
+-include $(LIB_OBJ:.o=.d) $(APP_OBJ:.o=.d) $(MAIN_OBJ:.o=.d) $(TESTS:=.d) $(FUZZERS:=.d) $(EXAMPLES:=.d)
