@@ -1,0 +1,73 @@
+/* block_table: where one sequence's K and V lie: logical block i ─► physical block block_ids[i].
+ *
+ *   tokens       |0 . . . 15|16 . . . 31|32 . . 37 .|       num_tokens = 38 slots in use
+ *   block_ids    |    7     |    2      |    9      |       num_blocks = 3 = ceil(38 / 16)
+ *                 cached      cached      partly filled     num_cached_blocks = 2
+ *
+ * fork copies the ids and takes a reference on each block: no K or V moves. Blocks are written by their only holder:
+ * append() into a partly filled block that others hold too replaces it by a new block in this table alone and emits a
+ * copy (src ─► dst) that must be carried out before anything of the step is written; the last holder writes in place.
+ *
+ * Invariants: num_blocks == ceil(num_tokens / block_size); the table holds one reference on each of its blocks; only
+ * full blocks are cached, the leading num_cached_blocks of the table all are (with caching on).
+ * The ids array is the caller's and is never reallocated. Allocation: none. Threads: one at a time, as the pool.
+ * Source: Kwon et al., SOSP 2023, sections 4.3 and 4.4; vLLM v0 block manager (fork), v1 kv_cache_manager. */
+#ifndef QR_KV_BLOCK_TABLE_H
+#define QR_KV_BLOCK_TABLE_H
+
+#include "kv/block_pool.h"
+
+typedef struct qr_block_table {
+    int32_t *block_ids; /* [max_blocks] */
+    int32_t num_blocks, max_blocks;
+    int32_t num_tokens;        /* tokens that have a slot */
+    int32_t num_cached_blocks; /* leading blocks known to be cached */
+} qr_block_table;
+
+/* One block to copy, all layers. The layout of backend.h's qr_copy_pair. */
+typedef struct qr_block_copy {
+    int32_t src_block, dst_block;
+} qr_block_copy;
+
+/* A sequence's tokens in two pieces (prompt, output), read as one. */
+typedef struct qr_token_view {
+    const int32_t *head, *tail;
+    int32_t num_head, num_tail;
+} qr_token_view;
+
+/* An empty table over the caller's array. */
+void qr_block_table_init(qr_block_table *table, int32_t *block_ids, int32_t max_blocks);
+
+/* The physical slot of the token at `position` < num_tokens: block_id * block_size + offset. */
+int64_t qr_block_table_slot(const qr_block_table *table, const qr_block_pool *pool, int32_t position);
+
+/* Free blocks that append(num_tokens) would take, a copy-on-write included. */
+int32_t qr_block_table_blocks_needed(const qr_block_table *table, const qr_block_pool *pool, int32_t num_tokens);
+
+/* Make slots for num_tokens >= 1 more tokens, which must fit into max_blocks.
+ *   copy      written when *out_copied is true: to be carried out before the new slots are written
+ *   returns   OK | NO_BLOCKS (table and pool unchanged, *out_copied false) */
+QUIRE_MUST_USE quire_status qr_block_table_append(qr_block_table *table, qr_block_pool *pool, int32_t num_tokens,
+                                                  qr_block_copy *copy, bool *out_copied);
+
+/* The slots up to num_computed <= num_tokens now hold K and V of `tokens`: count them as live and make full blocks
+ * findable. `tokens` covers at least num_computed tokens. */
+void qr_block_table_commit(qr_block_table *table, qr_block_pool *pool, qr_token_view tokens, int32_t num_computed,
+                           uint64_t extra_key);
+
+/* dst, which must be empty, becomes a copy of src. O(blocks). */
+void qr_block_table_fork(const qr_block_table *src, qr_block_table *dst, qr_block_pool *pool);
+
+/* Drop the tokens after the first num_tokens <= table->num_tokens (rejected drafts), freeing blocks left empty. A
+ * partly dropped block stays findable until it is written again. */
+void qr_block_table_trim(qr_block_table *table, qr_block_pool *pool, int32_t num_tokens);
+
+/* Free all blocks, the last first; the table is empty then. */
+void qr_block_table_clear(qr_block_table *table, qr_block_pool *pool);
+
+/* Fill the empty table with the longest cached prefix of tokens[0 .. max_tokens) in whole blocks, taking references.
+ *   returns   tokens found: a multiple of block_size, <= max_tokens */
+int32_t qr_block_table_adopt_prefix(qr_block_table *table, qr_block_pool *pool, qr_token_view tokens,
+                                    int32_t max_tokens, uint64_t extra_key);
+
+#endif

@@ -1,0 +1,91 @@
+/* request: a group of n sequences that share one prompt (parallel sampling), and the state of each.
+ *
+ *                       prompt_token_ids [num_prompt_tokens]          computed once, by the leading sequence
+ *   qr_request ──┬── seqs[0]  output_token_ids[0 .. num_output_tokens)      leads while the prompt is computed
+ *                ├── seqs[1]  output_token_ids ...                          forked from it at the prompt's end
+ *                └── seqs[n-1]
+ *
+ *   WAITING ──► RUNNING ──► FINISHED_*        a group is admitted, preempted and resumed as a whole;
+ *                 │   ▲                       its sequences finish one by one
+ *                 ▼   │
+ *              PREEMPTED                      blocks freed; resumed by computing prompt and outputs again
+ *
+ * The leading sequence is the first unfinished one. After a preemption it computes the prompt, the unfinished
+ * sequences are forked from it, and each then computes its own outputs.
+ *
+ * A sequence's tokens are the prompt followed by its outputs; K and V of the first num_computed_tokens are in the
+ * cache. The token sampled last is not computed until the next step: num_computed_tokens < num_tokens between steps.
+ *
+ * Fields are read by everyone, written by sched only, except `user`. Pointers to requests and sequences are stable
+ * from qr_sched_add to qr_sched_remove. Threads: one at a time (the engine thread). */
+#ifndef QR_SCHED_REQUEST_H
+#define QR_SCHED_REQUEST_H
+
+#include "kv/block_table.h"
+
+typedef enum qr_request_status {
+    QR_WAITING,   /* of a sequence: also one that the prompt's end will fork */
+    QR_RUNNING,   /* holds blocks */
+    QR_PREEMPTED, /* holds none, waits to go on */
+    QR_FINISHED_STOPPED,
+    QR_FINISHED_LENGTH_CAPPED,
+    QR_FINISHED_ABORTED
+} qr_request_status;
+
+static inline bool qr_request_status_finished(qr_request_status status) { return status >= QR_FINISHED_STOPPED; }
+
+typedef struct qr_request qr_request;
+
+typedef struct qr_seq {
+    qr_request *request;
+    int idx; /* which of n */
+    qr_request_status status;
+    int32_t num_output_tokens;
+    int32_t num_computed_tokens;
+    int32_t *output_token_ids; /* [max_output_tokens] */
+    qr_block_table table;      /* empty unless RUNNING */
+    int row;                   /* 0 .. max_num_seqs - 1, unique among sequences of admitted groups; -1 when none */
+    void *user;                /* the engine's */
+} qr_seq;
+
+struct qr_request {
+    qr_request_status status;
+    int n;
+    int num_unfinished; /* sequences */
+    int32_t num_prompt_tokens;
+    int32_t max_output_tokens; /* per sequence */
+    int32_t *prompt_token_ids; /* [num_prompt_tokens], a copy */
+    qr_seq *seqs;              /* [n] */
+    int64_t priority;          /* lower is sooner; 0 under fcfs */
+    uint64_t arrival;          /* 1, 2, 3, ... */
+    uint64_t extra_key;
+    bool no_prefix_read;
+    bool forked;               /* the prompt is computed and every unfinished sequence runs on its own */
+    int32_t num_cached_tokens; /* prompt tokens found in the prefix cache when first admitted; -1 before */
+    int32_t num_preemptions;   /* how often */
+    int32_t max_blocks;        /* the most blocks that the group can ever hold */
+    int32_t heap_idx;          /* place in the waiting queue; -1 when not in it */
+    qr_request *prev, *next;   /* all unremoved requests of the scheduler */
+    void *user;                /* the engine's */
+};
+
+static inline int32_t qr_seq_num_tokens(const qr_seq *seq)
+{
+    return seq->request->num_prompt_tokens + seq->num_output_tokens;
+}
+
+/* The token at `position` < qr_seq_num_tokens(). */
+static inline int32_t qr_seq_token(const qr_seq *seq, int32_t position)
+{
+    const int32_t num_prompt = seq->request->num_prompt_tokens;
+    return position < num_prompt ? seq->request->prompt_token_ids[position]
+                                 : seq->output_token_ids[position - num_prompt];
+}
+
+static inline qr_token_view qr_seq_tokens(const qr_seq *seq)
+{
+    return (qr_token_view){seq->request->prompt_token_ids, seq->output_token_ids, seq->request->num_prompt_tokens,
+                           seq->num_output_tokens};
+}
+
+#endif

@@ -1,0 +1,154 @@
+/* scheduler: which sequences compute how many tokens in the next step, and where their K and V go.
+ *
+ *   qr_sched_add ──► waiting (heap by priority, arrival) ──► running (same order) ──► finished ──► qr_sched_remove
+ *                          ▲                                    │
+ *                          └───────── preempted (last first) ◄──┘
+ *
+ * One step, always in this order:
+ *   qr_sched_schedule(&step)    entries (sequence, first position, how many tokens), block copies, preempted requests
+ *     the engine copies blocks, computes the entries' tokens, samples where `samples` says so
+ *   qr_sched_commit_step()      those tokens are computed now; full blocks become findable; prompts' ends are forked
+ *   qr_sched_append_token() for every sampled sequence, qr_sched_finish_seq() for those that are done
+ * add, abort, remove, reset: any time except between schedule and commit_step.
+ *
+ * There is no prefill or decode phase: a sequence has tokens without K and V, and a step computes some of them.
+ * The budget of max_num_batched_tokens goes to running sequences in order (one token is kept back for each that
+ * follows, so every running sequence advances in every step), then to waiting requests in order; the first one that
+ * does not fit ends the step. When a running sequence gets no block, the last running group is preempted, if need be
+ * its own, and nothing is admitted in that step. A group is admitted only if all tokens that it has now fit beside
+ * what the running groups still need for theirs and one more block for each running sequence.
+ *
+ * Properties: if anything is unfinished, a step has at least one entry. The first group in order is never preempted,
+ * so it finishes: nothing starves under fcfs, nothing deadlocks.
+ * A request that finds room alone is never refused; one that could never fit is refused by add.
+ *
+ * Allocation: create and add only. schedule() costs O(running + what is admitted * log waiting).
+ * Threads: one at a time (the engine thread).
+ * Source: Kwon et al., SOSP 2023, section 4.5 (all-or-nothing groups, recompute); Agrawal et al., OSDI 2024 (chunked
+ * prefill); vLLM v1, core/sched/scheduler.py (running first, one budget). */
+#ifndef QR_SCHED_SCHEDULER_H
+#define QR_SCHED_SCHEDULER_H
+
+#include "sched/request.h"
+
+typedef struct qr_sched qr_sched;
+
+typedef enum qr_sched_policy {
+    QR_SCHED_FCFS,    /* by arrival */
+    QR_SCHED_PRIORITY /* by (priority, arrival) */
+} qr_sched_policy;
+
+typedef struct qr_sched_options {
+    int64_t num_blocks;
+    int block_size;
+    int max_num_seqs;               /* sequences of admitted groups at most */
+    int32_t max_num_batched_tokens; /* budget of a step; raised to max_num_seqs, without chunked prefill also to
+                                     * max_model_len */
+    int32_t max_model_len;          /* prompt + output tokens of a sequence at most */
+    int32_t max_chunk_tokens;       /* tokens of one sequence in one step at most; 0: no limit; needs chunked prefill */
+    bool enable_chunked_prefill;    /* false: a prompt is computed in one step (a resumed group's outputs may be cut) */
+    bool enable_prefix_caching;
+    qr_sched_policy policy;
+} qr_sched_options;
+
+/* block_size 16, max_num_seqs 128, max_num_batched_tokens 2048, chunked prefill and prefix caching on, fcfs; num_blocks
+ * and max_model_len are 0 and must be set. */
+void qr_sched_options_init(qr_sched_options *options);
+
+/* Create the pool and reserve all that steps need: O(num_blocks * block_size + max_num_seqs * max_model_len).
+ *   returns   OK | INVALID (error->param names the option) | NOMEM */
+QUIRE_MUST_USE quire_status qr_sched_create(const qr_sched_options *options, qr_sched **out, quire_error *error);
+/* Frees all requests too. NULL is fine. */
+void qr_sched_destroy(qr_sched *sched);
+
+/* The options in force, raised budget included. */
+const qr_sched_options *qr_sched_get_options(const qr_sched *sched);
+/* For slots (qr_block_table_slot) and block counts. */
+const qr_block_pool *qr_sched_pool(const qr_sched *sched);
+
+/* ---- requests ---------------------------------------------------------------------------------- */
+
+typedef struct qr_request_params {
+    const int32_t *prompt_token_ids; /* [num_prompt_tokens], copied */
+    int32_t num_prompt_tokens;       /* >= 1 */
+    int32_t max_output_tokens;       /* >= 1, per sequence; prompt + output <= max_model_len */
+    int n;                           /* sequences, 1 .. max_num_seqs */
+    int64_t priority;                /* lower is sooner; ignored under fcfs */
+    uint64_t extra_key;              /* part of the prefix cache's key; 0: none */
+    bool no_prefix_read; /* compute the whole prompt (prompt logprobs); its blocks are cached all the same */
+    void *user;
+} qr_request_params;
+
+/* Queue a request.
+ *   returns   OK | INVALID (a bad parameter; or the group could never fit into the pool: the message has the numbers)
+ *             | NOMEM; the scheduler is unchanged on failure
+ *   owns      the scheduler, until qr_sched_remove */
+QUIRE_MUST_USE quire_status qr_sched_add(qr_sched *sched, const qr_request_params *params, qr_request **out,
+                                         quire_error *error);
+
+/* Free a finished request. Its sequences must not be in the current step. */
+void qr_sched_remove(qr_sched *sched, qr_request *request);
+
+/* Finish all unfinished sequences as FINISHED_ABORTED and free their blocks. No effect on a finished request. */
+void qr_sched_abort(qr_sched *sched, qr_request *request);
+
+/* ---- a step ------------------------------------------------------------------------------------ */
+
+typedef struct qr_sched_entry {
+    qr_request *request;
+    qr_seq *seq;
+    int32_t start;          /* position of the first token to compute; seq->num_computed_tokens until commit */
+    int32_t num_new_tokens; /* >= 1; K and V go to qr_block_table_slot(&seq->table, pool, start + i) */
+    bool samples;           /* the last of them is the sequence's last token: its logits are sampled */
+    /* The last of them ends the prompt of a group with more than one unfinished sequence: commit_step forks the others
+     * from seq. If also `samples` (the group is new), one token is drawn from that row for each of request->seqs[0..n)
+     * and appended to each after commit_step. If not (resumed), nothing is sampled. */
+    bool forks;
+} qr_sched_entry;
+
+typedef struct qr_sched_step {
+    const qr_sched_entry
+        *entries; /* [num_entries] at most one per sequence; all arrays valid until the next schedule */
+    int num_entries;
+    int32_t num_tokens;          /* sum of num_new_tokens */
+    const qr_block_copy *copies; /* [num_copies] carry out in this order, before anything of the step is written */
+    int num_copies;
+    qr_request *const *preempted; /* [num_preempted] for logging; none of them has an entry */
+    int num_preempted;
+} qr_sched_step;
+
+/* Choose the next step. Nothing to do: num_entries 0. No allocation, cannot fail. */
+void qr_sched_schedule(qr_sched *sched, qr_sched_step *out);
+
+/* All of the scheduled tokens have been computed. */
+void qr_sched_commit_step(qr_sched *sched);
+
+/* A token was sampled for a RUNNING sequence whose tokens are all computed; fewer than max_output_tokens so far. */
+void qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token);
+
+/* A RUNNING sequence is done (status FINISHED_*): its blocks are freed, the last first. The request is finished with
+ * its last sequence: its status is then that of seqs[0], it is no longer scheduled and waits for qr_sched_remove. */
+void qr_sched_finish_seq(qr_sched *sched, qr_seq *seq, qr_request_status status);
+
+/* ---- state ------------------------------------------------------------------------------------- */
+
+typedef struct qr_sched_stats {
+    int num_running, num_running_seqs; /* admitted requests and their unfinished sequences */
+    int num_waiting;                   /* requests, preempted ones included */
+    int32_t num_blocks, num_free_blocks;
+    int64_t num_live_slots;               /* computed tokens in blocks in use, shared blocks once */
+    double live_slot_fraction;            /* live slots / slots of blocks in use at commit, mean over steps; 0 before */
+    uint64_t num_steps, num_preemptions;  /* steps with at least one entry */
+    uint64_t prefix_queries, prefix_hits; /* tokens, counted when a request is first admitted */
+} qr_sched_stats;
+
+void qr_sched_get_stats(const qr_sched *sched, qr_sched_stats *out);
+bool qr_sched_has_unfinished(const qr_sched *sched);
+/* Forget cached prefixes that no sequence holds. */
+void qr_sched_reset_prefix_cache(qr_sched *sched);
+
+/* Recount everything (pool, tables, queues, rows, counters): OK | INVALID with what is wrong. For tests and idle time;
+ * not between schedule and commit_step. */
+QUIRE_MUST_USE quire_status qr_sched_check(const qr_sched *sched, quire_error *error);
+
+#endif
