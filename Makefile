@@ -45,7 +45,7 @@ all: $(if $(MAIN_OBJ),$(BUILD)/quire) $(BUILD)/libquire.a $(BUILD)/libquire.so #
 # Changes when the compiler or its flags do, and everything is rebuilt; says what is missing before the compiler does.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@pkg-config --exists --print-errors $(PKGS) || \
+	@test -z "$(PKGS)" || pkg-config --exists --print-errors $(PKGS) || \
 	    { echo "quire: libraries are missing: 'make deps' installs them (Debian)" >&2; exit 1; }
 	@echo '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS)' | cmp -s - $@ || echo '$(CC) $(ALL_CFLAGS) $(ALL_LDFLAGS)' > $@
 
@@ -148,7 +148,7 @@ ARM_OBJ   := $(patsubst %.c,build-arm/%.o,$(foreach d,$(ARM_DIRS),$(wildcard src
 ARM_TESTS := $(patsubst tests/%.c,build-arm/tests/%,$(wildcard $(addprefix tests/test_,base*.c tensor*.c backend*.c)))
 arm: ## build-arm/: what check-arm runs
 	@$(MAKE) --no-print-directory BUILD=build-arm CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar \
-	    PKGS= LIBS=-lm PKG_CFLAGS= CMOCKA_LIBS= APP_OBJ= LIB_OBJ="$(ARM_OBJ)" CFLAGS="-O2 -g -Itests/shim" LDFLAGS=-static \
+	    PKGS= PKG_CFLAGS= LIBS=-lm CMOCKA_LIBS= APP_OBJ= LIB_OBJ="$(ARM_OBJ)" CFLAGS="-O2 -g -Itests/shim" LDFLAGS=-static \
 	    $(ARM_TESTS)
 
 # ---- install

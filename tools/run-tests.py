@@ -51,7 +51,7 @@ def count_cmocka(text):
     def total(word):
         return sum(int(n) for n in re.findall(rf"\[  {word} ?\] (\d+) test\(s\)", text))
 
-    ran = sum(int(n) for n in re.findall(r"\] (\d+) test\(s\) run\.", text))
+    ran = sum(int(n) for n in re.findall(r"(\d+) test\(s\) run\.", text))
     result = Result(total("PASSED "), total("FAILED "), total("SKIPPED"))
     missing = ran - result.passed - result.failed - result.skipped
     if ran == 0:
