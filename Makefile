@@ -106,7 +106,7 @@ tsan: ## build-tsan/: the tests that have threads, with ThreadSanitizer (clang)
 
 serve: ## install what is missing, build, fetch the model, serve it on http://127.0.0.1:8000/v1 (ARGS="--port 9000")
 	@tools/install-deps.sh build
-	@$(MAKE) --no-print-directory $(BUILD)/quire
+	@$(MAKE) --no-print-directory -j"$$(nproc)" $(BUILD)/quire
 	@tools/fetch-model.sh
 	$(BUILD)/quire serve $(MODEL) $(ARGS)
 
