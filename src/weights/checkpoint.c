@@ -42,18 +42,13 @@ void qr_checkpoint_close(qr_checkpoint *ckpt)
         qr_free(ckpt->meta[i].key);
         qr_free(ckpt->meta[i].offsets);
     }
-    for (int i = 0; i < ckpt->num_files; i++) {
-        qr_free(ckpt->files[i].name);
-        qr_free(ckpt->files[i].text.data);
-        json_decref(ckpt->files[i].json);
-    }
+    qr_folder_deinit(ckpt);
     for (int i = 0; i < ckpt->num_maps; i++) qr_map_close(&ckpt->maps[i]);
     qr_name_map_deinit(&ckpt->tensor_index);
     qr_name_map_deinit(&ckpt->meta_index);
     pthread_mutex_destroy(&ckpt->lock);
     qr_free(ckpt->tensors);
     qr_free(ckpt->meta);
-    qr_free(ckpt->files);
     qr_free(ckpt->maps);
     qr_free(ckpt->path);
     qr_free(ckpt);

@@ -92,6 +92,19 @@ QUIRE_MUST_USE quire_status qr_gguf_read_file(qr_checkpoint *ckpt, const char *p
 QUIRE_MUST_USE quire_status qr_gguf_read_memory(qr_checkpoint *ckpt, const uint8_t *data, size_t bytes,
                                                 quire_error *error);
 
+/* Read the safetensors of the checkpoint's folder: the index's shards, else `only_file` (NULL: none). */
+QUIRE_MUST_USE quire_status qr_safetensors_read_folder(qr_checkpoint *ckpt, const char *only_file, quire_error *error);
+/* One safetensors file from memory that outlives the checkpoint. For tests and fuzzing. */
+QUIRE_MUST_USE quire_status qr_safetensors_read_memory(qr_checkpoint *ckpt, const uint8_t *data, size_t bytes,
+                                                       quire_error *error);
+
+/* ---- JSON and text of a folder (folder.c) */
+
+/* Parse with jansson's flags; FORMAT names path, line and column. */
+QUIRE_MUST_USE quire_status qr_json_parse(const char *text, size_t bytes, size_t flags, const char *path, json_t **out,
+                                          quire_error *error);
+void qr_folder_deinit(qr_checkpoint *ckpt);
+
 /* ---- building a checkpoint (checkpoint.c) */
 
 /* An empty checkpoint: path is copied. NOMEM leaves *out alone. */

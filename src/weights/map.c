@@ -10,7 +10,8 @@
 
 quire_status qr_map_open(const char *path, qr_map *out, quire_error *error)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* not to wait for the writer of a pipe of that name */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return qr_fail(error, errno == ENOENT ? QUIRE_NOT_FOUND : QUIRE_IO, "%s: cannot open: %s", path,
                        strerror(errno));

@@ -1,5 +1,6 @@
 /* Which file or folder a name means, and opening it. */
 #include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -24,11 +25,13 @@ static bool ends_with(const char *s, const char *suffix)
     return len >= suffix_len && strcmp(s + len - suffix_len, suffix) == 0;
 }
 
-/* What a folder holds: *gguf is the one GGUF model in it (the first part of a split one), heap-allocated. */
+/* What a folder holds. */
 typedef struct listing {
-    char *gguf;
+    qr_buf gguf; /* path of the first GGUF model found; later parts of a split one do not count */
     int num_ggufs;
-    bool has_checkpoint; /* config.json, a tokenizer or safetensors */
+    qr_buf safetensors; /* name: "model.safetensors", else the first found */
+    int num_safetensors;
+    bool has_index, has_config;
 } listing;
 
 /* "-00002-of-00003.gguf" and later parts */
@@ -39,28 +42,31 @@ static bool is_later_part(const char *name)
     return len > 20 && sscanf(name + len - 20, "-%5d-of-%5d.gguf", &part, &num_parts) == 2 && part > 1;
 }
 
+/* 0 ok, -1 no memory */
+static int note_file(listing *files, const char *dir, const char *name)
+{
+    if (strcmp(name, "model.safetensors.index.json") == 0) files->has_index = true;
+    if (strcmp(name, "config.json") == 0 || strcmp(name, "tokenizer.json") == 0 ||
+        strcmp(name, "tokenizer_config.json") == 0)
+        files->has_config = true;
+    if (ends_with(name, ".gguf") && !is_later_part(name) && files->num_ggufs++ == 0)
+        return qr_buf_printf(&files->gguf, "%s/%s", dir, name);
+    if (ends_with(name, ".safetensors") && (files->num_safetensors++ == 0 || strcmp(name, "model.safetensors") == 0)) {
+        files->safetensors.len = 0;
+        return qr_buf_printf(&files->safetensors, "%s", name);
+    }
+    return 0;
+}
+
 static quire_status list_folder(const char *path, listing *out, quire_error *error)
 {
     *out = (listing){0};
     DIR *dir = opendir(path);
-    if (!dir) return qr_fail(error, QUIRE_IO, "%s: cannot read the folder", path);
-    for (const struct dirent *entry; (entry = readdir(dir));) {
-        const char *name = entry->d_name;
-        if (ends_with(name, ".safetensors") || strcmp(name, "config.json") == 0 ||
-            strcmp(name, "tokenizer.json") == 0 || strcmp(name, "tokenizer_config.json") == 0)
-            out->has_checkpoint = true;
-        if (!ends_with(name, ".gguf") || is_later_part(name)) continue;
-        out->num_ggufs++;
-        if (out->gguf) continue;
-        qr_buf full = {0};
-        if (qr_buf_printf(&full, "%s/%s", path, name) != 0) {
-            closedir(dir);
-            return qr_fail_nomem(error, "a file name", strlen(path) + strlen(name));
-        }
-        out->gguf = full.data;
-    }
+    if (!dir) return qr_fail(error, QUIRE_IO, "%s: cannot read the folder: %s", path, strerror(errno));
+    int rc = 0;
+    for (const struct dirent *entry; rc == 0 && (entry = readdir(dir));) rc = note_file(out, path, entry->d_name);
     closedir(dir);
-    return QUIRE_OK;
+    return rc == 0 ? QUIRE_OK : qr_fail_nomem(error, "a file name", strlen(path));
 }
 
 static quire_status open_gguf(const char *path, qr_checkpoint **out, quire_error *error)
@@ -75,23 +81,41 @@ static quire_status open_gguf(const char *path, qr_checkpoint **out, quire_error
     return status;
 }
 
+static quire_status open_safetensors(const char *path, const listing *files, qr_checkpoint **out, quire_error *error)
+{
+    const char *only_file = files->safetensors.data;
+    if (!files->has_index && files->num_safetensors > 1 && strcmp(only_file, "model.safetensors") != 0)
+        return qr_fail(error, QUIRE_FORMAT, "%s: %d safetensors files, but no model.safetensors.index.json", path,
+                       files->num_safetensors);
+    qr_checkpoint *ckpt;
+    QR_TRY(qr_checkpoint_create(path, &ckpt, error));
+    quire_status status = qr_safetensors_read_folder(ckpt, only_file, error);
+    if (status == QUIRE_OK)
+        *out = ckpt;
+    else
+        qr_checkpoint_close(ckpt);
+    return status;
+}
+
+/* Safetensors win over a GGUF beside them; a GGUF wins over a mere config.json. */
+static quire_status open_listed(const char *path, const listing *files, qr_checkpoint **out, quire_error *error)
+{
+    bool has_weights = files->num_safetensors > 0 || files->has_index;
+    if (has_weights || (files->num_ggufs == 0 && files->has_config)) return open_safetensors(path, files, out, error);
+    if (files->num_ggufs == 1) return open_gguf(files->gguf.data, out, error);
+    if (files->num_ggufs > 1)
+        return qr_fail(error, QUIRE_INVALID, "%s: the folder holds %d GGUF models; name one, for example %s", path,
+                       files->num_ggufs, files->gguf.data);
+    return qr_fail(error, QUIRE_FORMAT, "%s: the folder holds no model: neither a GGUF file nor config.json", path);
+}
+
 static quire_status open_folder(const char *path, qr_checkpoint **out, quire_error *error)
 {
     listing files;
     quire_status status = list_folder(path, &files, error);
-    if (status != QUIRE_OK)
-        ;
-    else if (files.has_checkpoint)
-        status = qr_fail(error, QUIRE_UNSUPPORTED, "%s: safetensors", path);
-    else if (files.num_ggufs == 1)
-        status = open_gguf(files.gguf, out, error);
-    else if (files.num_ggufs > 1)
-        status = qr_fail(error, QUIRE_INVALID, "%s: the folder holds %d GGUF files; name one, for example %s", path,
-                         files.num_ggufs, files.gguf);
-    else
-        status =
-            qr_fail(error, QUIRE_FORMAT, "%s: the folder holds no model: neither a GGUF file nor config.json", path);
-    qr_free(files.gguf);
+    if (status == QUIRE_OK) status = open_listed(path, &files, out, error);
+    qr_free(files.gguf.data);
+    qr_free(files.safetensors.data);
     return status;
 }
 
