@@ -43,6 +43,7 @@ int32_t qr_block_pool_num_free(const qr_block_pool *pool);   /* cached blocks th
 int32_t qr_block_pool_num_cached(const qr_block_pool *pool); /* findable blocks, free or in use */
 int32_t qr_block_pool_ref_cnt(const qr_block_pool *pool, int32_t block_id);
 bool qr_block_pool_is_cached(const qr_block_pool *pool, int32_t block_id);
+int qr_block_pool_num_live(const qr_block_pool *pool, int32_t block_id); /* as set_live said; 0 after alloc */
 /* Sum of num_live (see set_live) over the blocks in use. */
 int64_t qr_block_pool_num_live_slots(const qr_block_pool *pool);
 
@@ -77,6 +78,9 @@ int32_t qr_block_pool_lookup(const qr_block_pool *pool, int32_t parent_id, const
 
 /* Forget the cached blocks that nobody holds. */
 void qr_block_pool_reset_cache(qr_block_pool *pool);
+
+/* For tests: keep only the mask's bits of every hash, so that different contents collide. Before anything is cached. */
+void qr_block_pool_mask_hashes(qr_block_pool *pool, uint64_t mask);
 
 /* Recount everything: links, lists, index, counters.
  *   ref_cnts   [num_blocks] the references that the caller's tables hold, to compare; or NULL

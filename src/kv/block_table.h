@@ -2,14 +2,14 @@
  *
  *   tokens       |0 . . . 15|16 . . . 31|32 . . 37 .|       num_tokens = 38 slots in use
  *   block_ids    |    7     |    2      |    9      |       num_blocks = 3 = ceil(38 / 16)
- *                 cached      cached      partly filled     num_cached_blocks = 2
+ *                 full        full       partly filled      num_full_blocks = 2
  *
  * fork copies the ids and takes a reference on each block: no K or V moves. Blocks are written by their only holder:
  * append() into a partly filled block that others hold too replaces it by a new block in this table alone and emits a
  * copy (src ─► dst) that must be carried out before anything of the step is written; the last holder writes in place.
  *
- * Invariants: num_blocks == ceil(num_tokens / block_size); the table holds one reference on each of its blocks; only
- * full blocks are cached, the leading num_cached_blocks of the table all are (with caching on).
+ * Invariants: num_blocks == ceil(num_tokens / block_size); the table holds one reference on each of its blocks; with
+ * caching on, the leading num_full_blocks of a table are cached, the others are not (after a trim, the next may be).
  * The ids array is the caller's and is never reallocated. Allocation: none. Threads: one at a time, as the pool.
  * Source: Kwon et al., SOSP 2023, sections 4.3 and 4.4; vLLM v0 block manager (fork), v1 kv_cache_manager. */
 #ifndef QR_KV_BLOCK_TABLE_H
@@ -20,8 +20,8 @@
 typedef struct qr_block_table {
     int32_t *block_ids; /* [max_blocks] */
     int32_t num_blocks, max_blocks;
-    int32_t num_tokens;        /* tokens that have a slot */
-    int32_t num_cached_blocks; /* leading blocks known to be cached */
+    int32_t num_tokens;      /* tokens that have a slot */
+    int32_t num_full_blocks; /* leading blocks whose slots have all been committed */
 } qr_block_table;
 
 /* One block to copy, all layers. The layout of backend.h's qr_copy_pair. */

@@ -60,11 +60,12 @@ struct qr_request {
     uint64_t arrival;          /* 1, 2, 3, ... */
     uint64_t extra_key;
     bool no_prefix_read;
-    bool forked;               /* the prompt is computed and every unfinished sequence runs on its own */
+    bool forked;               /* RUNNING and no fork ahead: every unfinished sequence runs on its own */
     int32_t num_cached_tokens; /* prompt tokens found in the prefix cache when first admitted; -1 before */
     int32_t num_preemptions;   /* how often */
     int32_t max_blocks;        /* the most blocks that the group can ever hold */
-    int32_t heap_idx;          /* place in the waiting queue; -1 when not in it */
+    int32_t blocks_to_admit;   /* free blocks that it lacked when it was last tried; 0: not tried */
+    int32_t queue_idx;         /* place in the waiting queue; -1 when not in it */
     qr_request *prev, *next;   /* all unremoved requests of the scheduler */
     void *user;                /* the engine's */
 };

@@ -123,7 +123,8 @@ void qr_sched_schedule(qr_sched *sched, qr_sched_step *out);
 /* All of the scheduled tokens have been computed. */
 void qr_sched_commit_step(qr_sched *sched);
 
-/* A token was sampled for a RUNNING sequence whose tokens are all computed; fewer than max_output_tokens so far. */
+/* A token was sampled for a RUNNING sequence whose tokens are all computed; fewer than max_output_tokens so far. Every
+ * sampled sequence gets a token or is finished (or both, in this order) before the next schedule. */
 void qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token);
 
 /* A RUNNING sequence is done (status FINISHED_*): its blocks are freed, the last first. The request is finished with
@@ -147,8 +148,8 @@ bool qr_sched_has_unfinished(const qr_sched *sched);
 /* Forget cached prefixes that no sequence holds. */
 void qr_sched_reset_prefix_cache(qr_sched *sched);
 
-/* Recount everything (pool, tables, queues, rows, counters): OK | INVALID with what is wrong. For tests and idle time;
- * not between schedule and commit_step. */
+/* Recount everything (pool, tables, queues, rows, counters): OK | INVALID with what is wrong | NOMEM. For tests and
+ * idle time; not between schedule and commit_step. */
 QUIRE_MUST_USE quire_status qr_sched_check(const qr_sched *sched, quire_error *error);
 
 #endif

@@ -1,0 +1,346 @@
+#include "sched/scheduler.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "sched/scheduler_internal.h"
+
+static int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* ---- life -------------------------------------------------------------------------------------- */
+
+void qr_sched_options_init(qr_sched_options *options)
+{
+    *options = (qr_sched_options){.block_size = 16,
+                                  .max_num_seqs = 128,
+                                  .max_num_batched_tokens = 2048,
+                                  .enable_chunked_prefill = true,
+                                  .enable_prefix_caching = true,
+                                  .policy = QR_SCHED_FCFS};
+}
+
+static quire_status check_options(const qr_sched_options *o, quire_error *error)
+{
+    if (o->max_num_seqs < 1 || o->max_num_seqs > 1 << 20)
+        return qr_fail_param(error, "max_num_seqs", "max_num_seqs must be 1 to %d, not %d", 1 << 20, o->max_num_seqs);
+    if (o->max_num_batched_tokens < 1)
+        return qr_fail_param(error, "max_num_batched_tokens", "max_num_batched_tokens must be positive, not %d",
+                             o->max_num_batched_tokens);
+    if (o->max_model_len < 2 || o->max_model_len > 1 << 30)
+        return qr_fail_param(error, "max_model_len", "max_model_len must be 2 to %d, not %d", 1 << 30,
+                             o->max_model_len);
+    if (o->max_chunk_tokens < 0)
+        return qr_fail_param(error, "max_chunk_tokens", "max_chunk_tokens must be 0 (no limit) or positive, not %d",
+                             o->max_chunk_tokens);
+    if (o->max_chunk_tokens > 0 && !o->enable_chunked_prefill)
+        return qr_fail_param(error, "max_chunk_tokens", "max_chunk_tokens needs chunked prefill, which is off");
+    return QUIRE_OK;
+}
+
+static quire_status reserve_array(void *out, size_t count, size_t size, const char *what, quire_error *error)
+{
+    void *array = qr_calloc(count, size);
+    if (!array) return qr_fail_nomem(error, what, count * size);
+    memcpy(out, &array, sizeof array);
+    return QUIRE_OK;
+}
+
+static quire_status reserve(qr_sched *sched, quire_error *error)
+{
+    const qr_sched_options *o = &sched->options;
+    const size_t n = (size_t)o->max_num_seqs;
+    QR_TRY(qr_block_pool_create(o->num_blocks, o->block_size, o->enable_prefix_caching, &sched->pool, error));
+    sched->max_blocks_per_seq = (int32_t)ceil_div(o->max_model_len, o->block_size);
+    QR_TRY(reserve_array(&sched->row_blocks, n * (size_t)sched->max_blocks_per_seq, sizeof *sched->row_blocks,
+                         "block tables", error));
+    QR_TRY(reserve_array(&sched->free_rows, n, sizeof *sched->free_rows, "block table rows", error));
+    QR_TRY(reserve_array(&sched->running, n, sizeof(qr_request *), "running requests", error));
+    QR_TRY(reserve_array(&sched->entries, n, sizeof *sched->entries, "step entries", error));
+    QR_TRY(reserve_array(&sched->copies, n, sizeof *sched->copies, "block copies", error));
+    QR_TRY(reserve_array(&sched->preempted, n, sizeof(qr_request *), "preempted requests", error));
+    for (int row = o->max_num_seqs - 1; row >= 0; row--) sched->free_rows[sched->num_free_rows++] = row;
+    return QUIRE_OK;
+}
+
+quire_status qr_sched_create(const qr_sched_options *options, qr_sched **out, quire_error *error)
+{
+    QR_TRY(check_options(options, error));
+    qr_sched *sched = qr_calloc(1, sizeof *sched);
+    if (!sched) return qr_fail_nomem(error, "scheduler", sizeof *sched);
+    sched->options = *options;
+    qr_sched_options *o = &sched->options;
+    o->max_num_batched_tokens = max_i32(o->max_num_batched_tokens, o->max_num_seqs);
+    if (!o->enable_chunked_prefill) o->max_num_batched_tokens = max_i32(o->max_num_batched_tokens, o->max_model_len);
+    const quire_status status = reserve(sched, error);
+    if (status != QUIRE_OK) {
+        qr_sched_destroy(sched);
+        return status;
+    }
+    *out = sched;
+    return QUIRE_OK;
+}
+
+void qr_sched_destroy(qr_sched *sched)
+{
+    if (!sched) return;
+    while (sched->requests) {
+        qr_request *request = sched->requests;
+        sched->requests = request->next;
+        qr_free(request);
+    }
+    qr_waiting_queue_deinit(&sched->waiting);
+    qr_free(sched->preempted);
+    qr_free(sched->copies);
+    qr_free(sched->entries);
+    qr_free(sched->running);
+    qr_free(sched->free_rows);
+    qr_free(sched->row_blocks);
+    qr_block_pool_destroy(sched->pool);
+    qr_free(sched);
+}
+
+const qr_sched_options *qr_sched_get_options(const qr_sched *sched) { return &sched->options; }
+const qr_block_pool *qr_sched_pool(const qr_sched *sched) { return sched->pool; }
+
+/* ---- requests: add, remove, abort -------------------------------------------------------------- */
+
+/* As qr_request_blocks_wanted, at the end of the group's life. The token sampled last never gets a slot. */
+static int64_t max_group_blocks(const qr_request_params *p, int block_size)
+{
+    const int64_t prompt_blocks = ceil_div(p->num_prompt_tokens, block_size);
+    const int64_t shared_blocks = p->num_prompt_tokens / block_size;
+    const int64_t max_slots = (int64_t)p->num_prompt_tokens + p->max_output_tokens - 1;
+    if (p->max_output_tokens == 1) return prompt_blocks;
+    return shared_blocks + p->n * (ceil_div(max_slots, block_size) - shared_blocks);
+}
+
+static quire_status check_params(const qr_sched *sched, const qr_request_params *p, quire_error *error)
+{
+    const qr_sched_options *o = &sched->options;
+    if (p->num_prompt_tokens < 1) return qr_fail_param(error, "prompt", "the prompt must have at least one token");
+    if (p->max_output_tokens < 1) return qr_fail_param(error, "max_tokens", "max_tokens must be at least 1");
+    if (p->n < 1 || p->n > o->max_num_seqs)
+        return qr_fail_param(error, "n", "n must be 1 to %d (max_num_seqs), not %d", o->max_num_seqs, p->n);
+    const int64_t max_tokens = (int64_t)p->num_prompt_tokens + p->max_output_tokens;
+    if (max_tokens > o->max_model_len)
+        return qr_fail_param(error, "max_tokens",
+                             "prompt (%d tokens) and max_tokens (%d) exceed the model length of %d tokens",
+                             p->num_prompt_tokens, p->max_output_tokens, o->max_model_len);
+    const int64_t need = max_group_blocks(p, o->block_size);
+    if (need > o->num_blocks)
+        return qr_fail_param(error, "max_tokens",
+                             "the request can never fit: it needs %lld KV blocks (%lld tokens x %d), the pool has %lld"
+                             " of %d tokens each; lower max_tokens or n, or give the KV cache more memory",
+                             (long long)need, (long long)max_tokens, p->n, (long long)o->num_blocks, o->block_size);
+    return QUIRE_OK;
+}
+
+/* One allocation: the request, its sequences, the prompt, the sequences' outputs. Untouched output pages cost no
+ * memory until they are written. */
+static quire_status request_create(const qr_request_params *p, qr_request **out, quire_error *error)
+{
+    const size_t seqs_at = sizeof(qr_request);
+    const size_t prompt_at = seqs_at + (size_t)p->n * sizeof(qr_seq);
+    const size_t outputs_at = prompt_at + (size_t)p->num_prompt_tokens * sizeof(int32_t);
+    size_t output_bytes, bytes;
+    if (qr_mul_overflow((size_t)p->n, (size_t)p->max_output_tokens * sizeof(int32_t), &output_bytes) ||
+        __builtin_add_overflow(outputs_at, output_bytes, &bytes))
+        return qr_fail_nomem(error, "request", SIZE_MAX);
+    char *slab = qr_malloc(bytes);
+    if (!slab) return qr_fail_nomem(error, "request", bytes);
+    memset(slab, 0, prompt_at);
+
+    qr_request *request = (qr_request *)slab;
+    request->status = QR_WAITING;
+    request->n = request->num_unfinished = p->n;
+    request->num_prompt_tokens = p->num_prompt_tokens;
+    request->max_output_tokens = p->max_output_tokens;
+    request->prompt_token_ids = (int32_t *)(slab + prompt_at);
+    memcpy(request->prompt_token_ids, p->prompt_token_ids, outputs_at - prompt_at);
+    request->seqs = (qr_seq *)(slab + seqs_at);
+    for (int i = 0; i < p->n; i++)
+        request->seqs[i] =
+            (qr_seq){.request = request,
+                     .idx = i,
+                     .output_token_ids = (int32_t *)(slab + outputs_at) + (size_t)i * (size_t)p->max_output_tokens,
+                     .row = -1};
+    request->extra_key = p->extra_key;
+    request->no_prefix_read = p->no_prefix_read;
+    request->num_cached_tokens = -1;
+    request->queue_idx = -1;
+    request->user = p->user;
+    *out = request;
+    return QUIRE_OK;
+}
+
+quire_status qr_sched_add(qr_sched *sched, const qr_request_params *params, qr_request **out, quire_error *error)
+{
+    assert(!sched->in_step);
+    QR_TRY(check_params(sched, params, error));
+    if (sched->num_requests == INT32_MAX) return qr_fail_nomem(error, "one more request", 0);
+    QR_TRY(qr_waiting_queue_reserve(&sched->waiting, sched->num_requests + 1, error));
+    qr_request *request = NULL;
+    QR_TRY(request_create(params, &request, error));
+    request->priority = sched->options.policy == QR_SCHED_PRIORITY ? params->priority : 0;
+    request->arrival = ++sched->last_arrival;
+    request->max_blocks = (int32_t)max_group_blocks(params, sched->options.block_size);
+
+    request->next = sched->requests;
+    if (request->next) request->next->prev = request;
+    sched->requests = request;
+    sched->num_requests++;
+    qr_waiting_queue_push(&sched->waiting, request);
+    *out = request;
+    return QUIRE_OK;
+}
+
+void qr_sched_remove(qr_sched *sched, qr_request *request)
+{
+    assert(!sched->in_step && qr_request_status_finished(request->status));
+    if (request->prev)
+        request->prev->next = request->next;
+    else
+        sched->requests = request->next;
+    if (request->next) request->next->prev = request->prev;
+    sched->num_requests--;
+    qr_free(request);
+}
+
+void qr_sched_abort(qr_sched *sched, qr_request *request)
+{
+    assert(!sched->in_step);
+    if (qr_request_status_finished(request->status)) return;
+    if (request->status == QR_RUNNING)
+        qr_sched_remove_running(sched, request);
+    else
+        qr_waiting_queue_remove(&sched->waiting, request);
+    for (int i = request->n - 1; i >= 0; i--) {
+        qr_seq *seq = &request->seqs[i];
+        if (qr_request_status_finished(seq->status)) continue;
+        qr_sched_release_seq(sched, seq);
+        seq->status = QR_FINISHED_ABORTED;
+    }
+    request->num_unfinished = 0;
+    request->status = QR_FINISHED_ABORTED;
+}
+
+/* ---- rows and the running order ---------------------------------------------------------------- */
+
+qr_seq *qr_request_lead(const qr_request *request)
+{
+    int i = 0;
+    while (qr_request_status_finished(request->seqs[i].status)) i++;
+    return &request->seqs[i];
+}
+
+int32_t qr_request_blocks_wanted(const qr_request *request, int block_size)
+{
+    const int32_t num_prompt = request->num_prompt_tokens;
+    if (request->max_output_tokens == 1) return (int32_t)ceil_div(num_prompt, block_size);
+    const int32_t shared_blocks = num_prompt / block_size;
+    const int32_t max_slots = num_prompt + request->max_output_tokens - 1;
+    int32_t blocks = shared_blocks;
+    for (int i = 0; i < request->n; i++) {
+        const qr_seq *seq = &request->seqs[i];
+        if (qr_request_status_finished(seq->status)) continue;
+        const int32_t slots = qr_seq_num_tokens(seq) < max_slots ? qr_seq_num_tokens(seq) + 1 : max_slots;
+        blocks += (int32_t)ceil_div(slots, block_size) - shared_blocks;
+    }
+    return blocks;
+}
+
+void qr_sched_take_rows(qr_sched *sched, qr_request *request)
+{
+    assert(sched->num_free_rows >= request->num_unfinished);
+    for (int i = 0; i < request->n; i++) {
+        qr_seq *seq = &request->seqs[i];
+        if (qr_request_status_finished(seq->status)) continue;
+        seq->row = sched->free_rows[--sched->num_free_rows];
+        qr_block_table_init(&seq->table, sched->row_blocks + (size_t)seq->row * (size_t)sched->max_blocks_per_seq,
+                            sched->max_blocks_per_seq);
+    }
+}
+
+void qr_sched_release_seq(qr_sched *sched, qr_seq *seq)
+{
+    qr_block_table_clear(&seq->table, sched->pool);
+    seq->num_computed_tokens = 0;
+    if (seq->row >= 0) sched->free_rows[sched->num_free_rows++] = seq->row;
+    seq->row = -1;
+}
+
+void qr_sched_insert_running(qr_sched *sched, qr_request *request)
+{
+    int at = sched->num_running++;
+    for (; at > 0 && qr_request_before(request, sched->running[at - 1]); at--)
+        sched->running[at] = sched->running[at - 1];
+    sched->running[at] = request;
+    sched->num_running_seqs += request->num_unfinished;
+}
+
+void qr_sched_remove_running(qr_sched *sched, qr_request *request)
+{
+    int at = sched->num_running - 1;
+    while (sched->running[at] != request) at--;
+    memmove(&sched->running[at], &sched->running[at + 1],
+            (size_t)(sched->num_running - at - 1) * sizeof *sched->running);
+    sched->num_running--;
+    sched->num_running_seqs -= request->num_unfinished;
+}
+
+/* ---- results ----------------------------------------------------------------------------------- */
+
+void qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token)
+{
+    assert(!sched->in_step && seq->status == QR_RUNNING);
+    assert(seq->num_computed_tokens == qr_seq_num_tokens(seq));
+    assert(seq->num_output_tokens < seq->request->max_output_tokens);
+    (void)sched;
+    seq->output_token_ids[seq->num_output_tokens++] = token;
+}
+
+void qr_sched_finish_seq(qr_sched *sched, qr_seq *seq, qr_request_status status)
+{
+    assert(!sched->in_step && seq->status == QR_RUNNING && qr_request_status_finished(status));
+    qr_request *request = seq->request;
+    assert(request->forked);
+    if (request->num_unfinished == 1)
+        qr_sched_remove_running(sched, request);
+    else
+        sched->num_running_seqs--;
+    qr_sched_release_seq(sched, seq);
+    seq->status = status;
+    if (--request->num_unfinished == 0) request->status = request->seqs[0].status;
+}
+
+/* ---- state ------------------------------------------------------------------------------------- */
+
+void qr_sched_get_stats(const qr_sched *sched, qr_sched_stats *out)
+{
+    *out = (qr_sched_stats){
+        .num_running = sched->num_running,
+        .num_running_seqs = sched->num_running_seqs,
+        .num_waiting = sched->waiting.num_requests,
+        .num_blocks = qr_block_pool_num_blocks(sched->pool),
+        .num_free_blocks = qr_block_pool_num_free(sched->pool),
+        .num_live_slots = qr_block_pool_num_live_slots(sched->pool),
+        .live_slot_fraction = sched->num_steps > 0 ? sched->live_fraction_sum / (double)sched->num_steps : 0,
+        .num_steps = sched->num_steps,
+        .num_preemptions = sched->num_preemptions,
+        .prefix_queries = sched->prefix_queries,
+        .prefix_hits = sched->prefix_hits,
+    };
+}
+
+bool qr_sched_has_unfinished(const qr_sched *sched)
+{
+    return sched->num_running > 0 || sched->waiting.num_requests > 0;
+}
+
+void qr_sched_reset_prefix_cache(qr_sched *sched)
+{
+    assert(!sched->in_step);
+    qr_block_pool_reset_cache(sched->pool);
+}

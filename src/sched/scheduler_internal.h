@@ -1,0 +1,50 @@
+/* scheduler_internal: the scheduler's state, shared by scheduler.c (requests, life), step.c (a step) and check.c. */
+#ifndef QR_SCHED_SCHEDULER_INTERNAL_H
+#define QR_SCHED_SCHEDULER_INTERNAL_H
+
+#include "sched/scheduler.h"
+#include "sched/waiting_queue.h"
+
+struct qr_sched {
+    qr_sched_options options;
+    qr_block_pool *pool;
+
+    qr_request *requests; /* all that are not removed, linked by prev and next */
+    int32_t num_requests;
+    uint64_t last_arrival;
+    qr_waiting_queue waiting; /* room for num_requests */
+
+    qr_request **running; /* [max_num_seqs] in order; admitted and not finished */
+    int num_running, num_running_seqs;
+
+    int32_t *row_blocks;        /* [max_num_seqs, max_blocks_per_seq] the block ids of row r's table */
+    int32_t max_blocks_per_seq; /* ceil(max_model_len / block_size) */
+    int *free_rows;             /* [max_num_seqs] a stack */
+    int num_free_rows;
+
+    bool in_step;            /* between schedule and commit_step */
+    qr_sched_entry *entries; /* [max_num_seqs] as are the next two */
+    qr_block_copy *copies;
+    qr_request **preempted;
+    int num_entries, num_copies, num_preempted;
+    int32_t num_tokens;
+
+    uint64_t num_steps, num_preemptions, prefix_queries, prefix_hits;
+    double live_fraction_sum; /* over num_steps */
+};
+
+/* The first unfinished sequence. */
+qr_seq *qr_request_lead(const qr_request *request);
+/* Distinct blocks that the group holds when each unfinished sequence has a slot for one token more than it has now (as
+ * far as it will ever need one); that is enough to compute all it has and to go on. */
+int32_t qr_request_blocks_wanted(const qr_request *request, int block_size);
+
+/* Give every unfinished sequence of the group a row and an empty table; there are enough rows. */
+void qr_sched_take_rows(qr_sched *sched, qr_request *request);
+/* Free the sequence's blocks and its row. */
+void qr_sched_release_seq(qr_sched *sched, qr_seq *seq);
+/* Into and out of the running requests; keeps num_running_seqs. */
+void qr_sched_insert_running(qr_sched *sched, qr_request *request);
+void qr_sched_remove_running(qr_sched *sched, qr_request *request);
+
+#endif

@@ -1,0 +1,241 @@
+/* step: schedule() and commit_step(). The order and the properties are in scheduler.h. */
+#include <assert.h>
+
+#include "sched/scheduler_internal.h"
+
+static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
+
+/* Sequences of the group that compute something in a step. */
+static int num_active(const qr_request *request) { return request->forked ? request->num_unfinished : 1; }
+
+/* How far the sequence computes before the next fork or sample. */
+static int32_t target_tokens(const qr_seq *seq)
+{
+    return seq->request->forked ? qr_seq_num_tokens(seq) : seq->request->num_prompt_tokens;
+}
+
+static int32_t cap_chunk(const qr_sched *sched, int32_t num_tokens)
+{
+    const int32_t cap = sched->options.max_chunk_tokens;
+    return cap > 0 ? min_i32(num_tokens, cap) : num_tokens;
+}
+
+/* The step computes the next num_new tokens, which have slots. */
+static void push_entry(qr_sched *sched, qr_seq *seq, int32_t num_new)
+{
+    const int32_t start = seq->num_computed_tokens, end = start + num_new;
+    sched->entries[sched->num_entries++] = (qr_sched_entry){
+        .request = seq->request,
+        .seq = seq,
+        .start = start,
+        .num_new_tokens = num_new,
+        .samples = end == qr_seq_num_tokens(seq),
+        .forks = !seq->request->forked && end == seq->request->num_prompt_tokens,
+    };
+    sched->num_tokens += num_new;
+}
+
+static bool append_slots(qr_sched *sched, qr_seq *seq, int32_t num_new)
+{
+    qr_block_copy copy;
+    bool copied;
+    if (qr_block_table_append(&seq->table, sched->pool, num_new, &copy, &copied) != QUIRE_OK) return false;
+    if (copied) sched->copies[sched->num_copies++] = copy;
+    return true;
+}
+
+/* The last running group gives back all its blocks and waits to be computed again. */
+static qr_request *preempt_last(qr_sched *sched)
+{
+    qr_request *request = sched->running[sched->num_running - 1];
+    qr_sched_remove_running(sched, request);
+    for (int i = request->n - 1; i >= 0; i--) {
+        qr_seq *seq = &request->seqs[i];
+        if (qr_request_status_finished(seq->status)) continue;
+        qr_sched_release_seq(sched, seq);
+        seq->status = QR_PREEMPTED;
+    }
+    request->status = QR_PREEMPTED;
+    request->forked = false;
+    request->num_preemptions++;
+    qr_waiting_queue_push(&sched->waiting, request);
+    sched->preempted[sched->num_preempted++] = request;
+    sched->num_preemptions++;
+    return request;
+}
+
+/* ---- running groups ---------------------------------------------------------------------------- */
+
+/* Every active sequence of the group gets tokens, at the expense of later groups if need be.
+ *   num_active_after   sequences that follow, one token of the budget is kept for each; fewer after preemptions
+ *   returns            false: the group was the last itself and was preempted; it has no entries */
+static bool schedule_running(qr_sched *sched, qr_request *request, int *num_active_after)
+{
+    const int first_entry = sched->num_entries, first_copy = sched->num_copies;
+    const int32_t first_token = sched->num_tokens;
+    int num_active_here = num_active(request);
+    for (int i = 0; i < request->n && num_active_here > 0; i++) {
+        qr_seq *seq = &request->seqs[i];
+        if (seq->status != QR_RUNNING) continue;
+        num_active_here--;
+        const int32_t budget = sched->options.max_num_batched_tokens - sched->num_tokens;
+        const int32_t missing = target_tokens(seq) - seq->num_computed_tokens;
+        const int32_t num_new = cap_chunk(sched, min_i32(missing, budget - num_active_here - *num_active_after));
+        assert(num_new >= 1);
+        while (!append_slots(sched, seq, num_new)) {
+            const qr_request *victim = preempt_last(sched);
+            if (victim == request) {
+                sched->num_entries = first_entry;
+                sched->num_copies = first_copy;
+                sched->num_tokens = first_token;
+                return false;
+            }
+            *num_active_after -= num_active(victim);
+        }
+        push_entry(sched, seq, num_new);
+    }
+    return true;
+}
+
+static void schedule_all_running(qr_sched *sched)
+{
+    int num_active_after = 0;
+    for (int i = 0; i < sched->num_running; i++) num_active_after += num_active(sched->running[i]);
+    for (int i = 0; i < sched->num_running; i++) {
+        qr_request *request = sched->running[i];
+        num_active_after -= num_active(request);
+        if (!schedule_running(sched, request, &num_active_after)) break;
+    }
+}
+
+/* ---- waiting groups ---------------------------------------------------------------------------- */
+
+/* Free blocks that a running group still needs for the tokens that it has, and one more for each sequence. */
+static int64_t blocks_promised(const qr_sched *sched, const qr_request *request)
+{
+    int64_t blocks = request->num_unfinished;
+    if (!request->forked) {
+        const int32_t wanted = qr_request_blocks_wanted(request, sched->options.block_size);
+        return blocks + wanted - qr_request_lead(request)->table.num_blocks;
+    }
+    for (int i = 0; i < request->n; i++) {
+        const qr_seq *seq = &request->seqs[i];
+        if (seq->status == QR_RUNNING)
+            blocks +=
+                qr_block_table_blocks_needed(&seq->table, sched->pool, qr_seq_num_tokens(seq) - seq->table.num_tokens);
+    }
+    return blocks;
+}
+
+/* Start the group at the top of the waiting queue: its leading sequence computes what the budget allows.
+ *   returns   false: it does not fit now; nothing has changed */
+static bool admit(qr_sched *sched, qr_request *request, int64_t promised)
+{
+    qr_block_pool *pool = sched->pool;
+    qr_seq *lead = qr_request_lead(request);
+    const bool alone = request->num_unfinished == 1;
+    const int32_t target = alone ? qr_seq_num_tokens(lead) : request->num_prompt_tokens;
+    const int32_t budget = sched->options.max_num_batched_tokens - sched->num_tokens;
+    const int32_t num_free = qr_block_pool_num_free(pool);
+    if (num_free < request->blocks_to_admit + promised) return false; /* as last time: spare the lookup */
+
+    qr_sched_take_rows(sched, request);
+    int32_t num_cached = 0;
+    if (!request->no_prefix_read)
+        num_cached =
+            qr_block_table_adopt_prefix(&lead->table, pool, qr_seq_tokens(lead), target - 1, request->extra_key);
+    const int32_t wanted = qr_request_blocks_wanted(request, sched->options.block_size) - lead->table.num_blocks;
+    const int32_t missing = target - num_cached;
+    const bool has_blocks = wanted + promised <= qr_block_pool_num_free(pool);
+    const bool has_budget = sched->options.enable_chunked_prefill || missing <= budget;
+    if (!has_blocks) request->blocks_to_admit = wanted + (num_free - qr_block_pool_num_free(pool));
+    if (!has_blocks || !has_budget) {
+        for (int i = request->n - 1; i >= 0; i--)
+            if (!qr_request_status_finished(request->seqs[i].status)) qr_sched_release_seq(sched, &request->seqs[i]);
+        return false;
+    }
+
+    qr_waiting_queue_remove(&sched->waiting, request);
+    request->blocks_to_admit = 0;
+    request->status = lead->status = QR_RUNNING;
+    request->forked = alone;
+    lead->num_computed_tokens = num_cached;
+    if (request->num_cached_tokens < 0) {
+        request->num_cached_tokens = num_cached;
+        if (!request->no_prefix_read) sched->prefix_queries += (uint64_t)request->num_prompt_tokens;
+        sched->prefix_hits += (uint64_t)num_cached;
+    }
+    const int32_t num_new = cap_chunk(sched, min_i32(missing, budget));
+    const bool appended = append_slots(sched, lead, num_new);
+    assert(appended);
+    (void)appended;
+    push_entry(sched, lead, num_new);
+    qr_sched_insert_running(sched, request);
+    return true;
+}
+
+static void admit_waiting(qr_sched *sched)
+{
+    const qr_sched_options *o = &sched->options;
+    int64_t promised = 0;
+    for (int i = 0; i < sched->num_running; i++) promised += blocks_promised(sched, sched->running[i]);
+    while (sched->num_tokens < o->max_num_batched_tokens) {
+        qr_request *request = qr_waiting_queue_top(&sched->waiting);
+        if (!request || sched->num_running_seqs + request->num_unfinished > o->max_num_seqs) break;
+        if (!admit(sched, request, promised)) break;
+        promised += blocks_promised(sched, request);
+    }
+}
+
+/* ---- the step ---------------------------------------------------------------------------------- */
+
+void qr_sched_schedule(qr_sched *sched, qr_sched_step *out)
+{
+    assert(!sched->in_step);
+    sched->num_entries = sched->num_copies = sched->num_preempted = 0;
+    sched->num_tokens = 0;
+    schedule_all_running(sched);
+    if (sched->num_preempted == 0) admit_waiting(sched);
+    sched->in_step = true;
+    *out = (qr_sched_step){
+        .entries = sched->entries,
+        .num_entries = sched->num_entries,
+        .num_tokens = sched->num_tokens,
+        .copies = sched->copies,
+        .num_copies = sched->num_copies,
+        .preempted = sched->preempted,
+        .num_preempted = sched->num_preempted,
+    };
+}
+
+/* The prompt is computed: every other unfinished sequence starts from the leading one's blocks. */
+static void fork_group(qr_sched *sched, qr_request *request, const qr_seq *lead)
+{
+    for (int i = 0; i < request->n; i++) {
+        qr_seq *seq = &request->seqs[i];
+        if (seq == lead || qr_request_status_finished(seq->status)) continue;
+        qr_block_table_fork(&lead->table, &seq->table, sched->pool);
+        seq->num_computed_tokens = lead->num_computed_tokens;
+        seq->status = QR_RUNNING;
+    }
+    request->forked = true;
+}
+
+void qr_sched_commit_step(qr_sched *sched)
+{
+    assert(sched->in_step);
+    sched->in_step = false;
+    if (sched->num_entries == 0) return;
+    for (int i = 0; i < sched->num_entries; i++) {
+        const qr_sched_entry *entry = &sched->entries[i];
+        qr_seq *seq = entry->seq;
+        seq->num_computed_tokens += entry->num_new_tokens;
+        qr_block_table_commit(&seq->table, sched->pool, qr_seq_tokens(seq), seq->num_computed_tokens,
+                              entry->request->extra_key);
+        if (entry->forks) fork_group(sched, entry->request, seq);
+    }
+    const int64_t used_blocks = qr_block_pool_num_blocks(sched->pool) - qr_block_pool_num_free(sched->pool);
+    sched->live_fraction_sum +=
+        (double)qr_block_pool_num_live_slots(sched->pool) / (double)(used_blocks * sched->options.block_size);
+    sched->num_steps++;
+}
