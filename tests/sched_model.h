@@ -1,0 +1,432 @@
+/* sched_model: the scheduler against a naive reference of plain arrays, driven by any source of choices.
+ *
+ *   choices (random numbers, or a fuzzer's bytes) ──► add, abort, remove, reset, steps ──► qr_sched
+ *                                                          │                                 │ copies, entries
+ *                                                          ▼                                 ▼
+ *                                        reference: tokens of every sequence ◄── compare ── fake device: block contents
+ *
+ * The device holds one number per slot: a digest of all tokens up to and including that position, as K and V are
+ * functions of all that precedes them. A step carries out the copies, writes the new tokens' digests through the
+ * block tables and then reads, as attention does, every position of every scheduled sequence: each must be the digest
+ * that the reference computes from its plain arrays.
+ * Define MODEL_FAIL(format, ...) before including this file. */
+#ifndef SCHED_MODEL_H
+#define SCHED_MODEL_H
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "sched/scheduler.h"
+
+enum { MODEL_MAX_LEN = 96, MODEL_MAX_N = 5, MODEL_MAX_REQUESTS = 24, MODEL_MAX_SLOTS = 4096, MODEL_VOCAB = 50 };
+
+#define MODEL_CHECK(condition, ...)                   \
+    do {                                              \
+        if (!(condition)) MODEL_FAIL("" __VA_ARGS__); \
+    } while (0)
+
+typedef struct ref_seq {
+    int32_t tokens[MODEL_MAX_LEN];
+    uint64_t digests[MODEL_MAX_LEN]; /* [i] of tokens[0..i] */
+    int32_t num_tokens, num_computed;
+    bool finished;
+} ref_seq;
+
+typedef struct ref_request {
+    qr_request *request; /* NULL: this place is free */
+    int n;
+    int32_t num_prompt, max_output;
+    int64_t priority;
+    uint64_t key, order; /* order: of arrival */
+    bool no_prefix_read, running, forked, finished;
+    ref_seq seqs[MODEL_MAX_N];
+} ref_request;
+
+typedef struct model {
+    uint32_t (*choose)(void *source, uint32_t n); /* 0 .. n-1 */
+    void *source;
+    qr_sched *sched;
+    const qr_block_pool *pool;
+    qr_sched_options options;
+    ref_request requests[MODEL_MAX_REQUESTS];
+    uint64_t device[MODEL_MAX_SLOTS]; /* digest in each slot */
+    uint32_t writer[MODEL_MAX_SLOTS]; /* step that wrote the slot last */
+    uint32_t step;
+    uint64_t num_added;
+    uint64_t num_refused, num_aborts, num_forks, num_copies, num_preemptions, num_hits, num_finished, num_resets;
+} model;
+
+static uint32_t choose(model *m, uint32_t n) { return m->choose(m->source, n); }
+
+static uint64_t model_mix(uint64_t digest, uint64_t value)
+{
+    uint64_t x = digest * 0x9e3779b97f4a7c15u + value + 1;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+static void ref_append(const ref_request *ref, ref_seq *seq, int32_t token)
+{
+    const int32_t i = seq->num_tokens++;
+    seq->tokens[i] = token;
+    seq->digests[i] = model_mix(i > 0 ? seq->digests[i - 1] : model_mix(ref->key, 12345), (uint64_t)token);
+}
+
+/* ---- set-up ------------------------------------------------------------------------------------ */
+
+static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), void *source)
+{
+    memset(m, 0, sizeof *m);
+    m->choose = source_choose;
+    m->source = source;
+    static const int block_sizes[] = {1, 2, 3, 4, 8, 16};
+    qr_sched_options *o = &m->options;
+    qr_sched_options_init(o);
+    o->block_size = block_sizes[choose(m, 6)];
+    const uint32_t full_len = (uint32_t)(MODEL_MAX_LEN / o->block_size);
+    o->num_blocks = 1 + choose(m, choose(m, 2) ? 4 * full_len : full_len);
+    o->max_num_seqs = 1 + (int)choose(m, 12);
+    o->max_num_batched_tokens = 1 + (int32_t)choose(m, choose(m, 2) ? 200 : 20);
+    o->max_model_len = MODEL_MAX_LEN;
+    o->enable_chunked_prefill = choose(m, 4) > 0;
+    o->max_chunk_tokens = o->enable_chunked_prefill && choose(m, 3) == 0 ? 1 + (int32_t)choose(m, 10) : 0;
+    o->enable_prefix_caching = choose(m, 5) > 0;
+    o->policy = choose(m, 3) == 0 ? QR_SCHED_PRIORITY : QR_SCHED_FCFS;
+    quire_error error;
+    if (qr_sched_create(o, &m->sched, &error) != QUIRE_OK) MODEL_FAIL("create: %s", error.message);
+    m->pool = qr_sched_pool(m->sched);
+    m->options = *qr_sched_get_options(m->sched);
+}
+
+/* ---- operations between steps ------------------------------------------------------------------ */
+
+/* Prompts are prefixes of a few base texts with a few own tokens behind, so that they share a lot. */
+static void make_prompt(model *m, ref_request *ref)
+{
+    const uint32_t base = choose(m, 3);
+    const int32_t shared = (int32_t)choose(m, (uint32_t)ref->num_prompt + 1);
+    for (int32_t i = 0; i < ref->num_prompt; i++) {
+        const int32_t token = i < shared ? (int32_t)(model_mix(base, (uint64_t)i) % MODEL_VOCAB)
+                                         : (int32_t)choose(m, choose(m, 2) ? 2 : MODEL_VOCAB);
+        for (int s = 0; s < (i == 0 ? ref->n : 0); s++) ref->seqs[s].num_tokens = 0;
+        for (int s = 0; s < ref->n; s++) ref_append(ref, &ref->seqs[s], token);
+    }
+}
+
+static bool model_add(model *m)
+{
+    ref_request *ref = NULL;
+    for (int i = 0; i < MODEL_MAX_REQUESTS && !ref; i++)
+        if (!m->requests[i].request) ref = &m->requests[i];
+    if (!ref) return false;
+    memset(ref, 0, sizeof *ref);
+    ref->n = choose(m, 2) ? 1 : 1 + (int)choose(m, MODEL_MAX_N);
+    ref->num_prompt = 1 + (int32_t)choose(m, choose(m, 4) ? 30 : MODEL_MAX_LEN - 1);
+    ref->max_output = 1 + (int32_t)choose(m, (uint32_t)(MODEL_MAX_LEN - ref->num_prompt));
+    ref->priority = m->options.policy == QR_SCHED_PRIORITY ? (int64_t)choose(m, 3) : 0;
+    ref->key = choose(m, 4) == 0;
+    ref->no_prefix_read = choose(m, 8) == 0;
+    make_prompt(m, ref);
+    const qr_request_params params = {.prompt_token_ids = ref->seqs[0].tokens,
+                                      .num_prompt_tokens = ref->num_prompt,
+                                      .max_output_tokens = ref->max_output,
+                                      .n = ref->n,
+                                      .priority = ref->priority,
+                                      .extra_key = ref->key,
+                                      .no_prefix_read = ref->no_prefix_read,
+                                      .user = ref};
+    quire_error error;
+    const bool starve = choose(m, 16) == 0;
+    if (starve) qr_mem_fail_after(0);
+    const quire_status status = qr_sched_add(m->sched, &params, &ref->request, &error);
+    if (starve) qr_mem_fail_off();
+    if (status != QUIRE_OK) {
+        MODEL_CHECK(status == QUIRE_INVALID || (status == QUIRE_NOMEM && starve), "add: status %d", status);
+        ref->request = NULL;
+        m->num_refused++;
+        return true;
+    }
+    ref->order = ++m->num_added;
+    return true;
+}
+
+static ref_request *any_request(model *m)
+{
+    const uint32_t first = choose(m, MODEL_MAX_REQUESTS);
+    for (uint32_t i = 0; i < MODEL_MAX_REQUESTS; i++) {
+        ref_request *ref = &m->requests[(first + i) % MODEL_MAX_REQUESTS];
+        if (ref->request) return ref;
+    }
+    return NULL;
+}
+
+static void model_abort(model *m)
+{
+    ref_request *ref = any_request(m);
+    if (!ref) return;
+    qr_sched_abort(m->sched, ref->request);
+    MODEL_CHECK(qr_request_status_finished(ref->request->status), "aborted, but not finished");
+    if (!ref->finished) {
+        MODEL_CHECK(ref->request->status == QR_FINISHED_ABORTED, "aborted with status %d", ref->request->status);
+        m->num_aborts++;
+    }
+    ref->finished = true;
+    ref->running = false;
+}
+
+static void model_remove_finished(model *m)
+{
+    for (int i = 0; i < MODEL_MAX_REQUESTS; i++) {
+        ref_request *ref = &m->requests[i];
+        if (!ref->request || !ref->finished) continue;
+        for (int s = 0; s < ref->n; s++) {
+            const qr_seq *seq = &ref->request->seqs[s];
+            MODEL_CHECK(seq->num_output_tokens == ref->seqs[s].num_tokens - ref->num_prompt, "outputs lost");
+            for (int32_t t = 0; t < ref->seqs[s].num_tokens; t++)
+                MODEL_CHECK(qr_seq_token(seq, t) == ref->seqs[s].tokens[t], "token %d changed", t);
+        }
+        qr_sched_remove(m->sched, ref->request);
+        ref->request = NULL;
+    }
+}
+
+static void model_check(model *m)
+{
+    quire_error error;
+    if (qr_sched_check(m->sched, &error) != QUIRE_OK) MODEL_FAIL("step %u: %s", m->step, error.message);
+    int unfinished = 0;
+    for (int i = 0; i < MODEL_MAX_REQUESTS; i++) unfinished += m->requests[i].request && !m->requests[i].finished;
+    MODEL_CHECK(qr_sched_has_unfinished(m->sched) == (unfinished > 0), "%d requests are unfinished", unfinished);
+}
+
+/* ---- a step: what schedule() may say ----------------------------------------------------------- */
+
+static bool ref_before(const ref_request *a, const ref_request *b)
+{
+    return a->priority != b->priority ? a->priority < b->priority : a->order < b->order;
+}
+
+static int ref_lead(const ref_request *ref)
+{
+    int s = 0;
+    while (ref->seqs[s].finished) s++;
+    return s;
+}
+
+static int ref_unfinished(const ref_request *ref)
+{
+    int count = 0;
+    for (int s = 0; s < ref->n; s++) count += !ref->seqs[s].finished;
+    return count;
+}
+
+static void model_preempted(model *m, const qr_sched_step *step)
+{
+    for (int i = 0; i < step->num_preempted; i++) {
+        ref_request *victim = step->preempted[i]->user;
+        MODEL_CHECK(victim->running && !victim->finished, "preempted a request that does not run");
+        for (int k = 0; k < MODEL_MAX_REQUESTS; k++) {
+            const ref_request *other = &m->requests[k];
+            MODEL_CHECK(!other->request || !other->running || !ref_before(victim, other),
+                        "preempted a request although a later one runs");
+        }
+        victim->running = victim->forked = false;
+        for (int s = 0; s < victim->n; s++) victim->seqs[s].num_computed = 0;
+        m->num_preemptions++;
+    }
+    int num_running = 0;
+    for (int k = 0; k < MODEL_MAX_REQUESTS; k++) num_running += m->requests[k].request && m->requests[k].running;
+    MODEL_CHECK(step->num_preempted == 0 || num_running > 0, "preempted everything");
+}
+
+/* A request's first entry since it was added or preempted. */
+static void model_admitted(model *m, const qr_sched_step *step, ref_request *ref, const qr_sched_entry *entry)
+{
+    MODEL_CHECK(step->num_preempted == 0, "admitted in a step with preemptions");
+    for (int k = 0; k < MODEL_MAX_REQUESTS; k++) {
+        const ref_request *other = &m->requests[k];
+        const bool waits = other->request && other != ref && !other->running && !other->finished;
+        MODEL_CHECK(!waits || ref_before(ref, other), "admitted out of turn");
+    }
+    ref_seq *lead = &ref->seqs[ref_lead(ref)];
+    ref->running = true;
+    ref->forked = ref_unfinished(ref) == 1;
+    const int32_t target = ref->forked ? lead->num_tokens : ref->num_prompt;
+    MODEL_CHECK(entry->start % m->options.block_size == 0 && entry->start < target, "%d tokens found", entry->start);
+    MODEL_CHECK(entry->start == 0 || (m->options.enable_prefix_caching && !ref->no_prefix_read), "cache is off");
+    MODEL_CHECK(m->options.enable_chunked_prefill || entry->num_new_tokens == target - entry->start, "prompt cut");
+    m->num_hits += (uint64_t)entry->start;
+    lead->num_computed = entry->start;
+}
+
+static void check_entry(model *m, const qr_sched_step *step, const qr_sched_entry *entry)
+{
+    ref_request *ref = entry->request->user;
+    ref_seq *seq = &ref->seqs[entry->seq->idx];
+    MODEL_CHECK(entry->seq->request == entry->request && ref->request == entry->request, "entry of a stranger");
+    MODEL_CHECK(!ref->finished && !seq->finished, "entry of a finished sequence");
+    if (!ref->running) model_admitted(m, step, ref, entry);
+    const int32_t end = entry->start + entry->num_new_tokens;
+    MODEL_CHECK(ref->forked || entry->seq->idx == ref_lead(ref), "another than the lead computes the prompt");
+    MODEL_CHECK(entry->num_new_tokens >= 1 && entry->start == seq->num_computed, "starts at %d", entry->start);
+    MODEL_CHECK(end <= (ref->forked ? seq->num_tokens : ref->num_prompt), "computes too much");
+    MODEL_CHECK(m->options.max_chunk_tokens == 0 || entry->num_new_tokens <= m->options.max_chunk_tokens, "chunk");
+    MODEL_CHECK(entry->samples == (end == seq->num_tokens), "samples is %d", entry->samples);
+    MODEL_CHECK(entry->forks == (!ref->forked && end == ref->num_prompt), "forks is %d", entry->forks);
+}
+
+static void check_step(model *m, const qr_sched_step *step)
+{
+    const bool unfinished = qr_sched_has_unfinished(m->sched);
+    MODEL_CHECK(!unfinished || step->num_entries > 0, "deadlock: nothing is scheduled");
+    bool seen[MODEL_MAX_REQUESTS][MODEL_MAX_N] = {{false}};
+    int32_t num_tokens = 0;
+    for (int i = 0; i < step->num_entries; i++) {
+        const qr_sched_entry *entry = &step->entries[i];
+        check_entry(m, step, entry);
+        bool *mark = &seen[(ref_request *)entry->request->user - m->requests][entry->seq->idx];
+        MODEL_CHECK(!*mark, "two entries of one sequence");
+        *mark = true;
+        num_tokens += entry->num_new_tokens;
+    }
+    MODEL_CHECK(num_tokens == step->num_tokens && num_tokens <= m->options.max_num_batched_tokens, "budget");
+    int num_seqs = 0;
+    for (int k = 0; k < MODEL_MAX_REQUESTS; k++) {
+        const ref_request *ref = &m->requests[k];
+        if (!ref->request || !ref->running) continue;
+        num_seqs += ref_unfinished(ref);
+        for (int s = 0; s < ref->n; s++)
+            MODEL_CHECK(seen[k][s] == (!ref->seqs[s].finished && (ref->forked || s == ref_lead(ref))),
+                        "a running sequence was left out");
+    }
+    MODEL_CHECK(num_seqs <= m->options.max_num_seqs, "%d sequences run", num_seqs);
+}
+
+/* ---- a step: the fake device and the engine's part --------------------------------------------- */
+
+static void device_copy(model *m, const qr_sched_step *step)
+{
+    const size_t block_size = (size_t)m->options.block_size;
+    for (int i = 0; i < step->num_copies; i++)
+        memcpy(&m->device[(size_t)step->copies[i].dst_block * block_size],
+               &m->device[(size_t)step->copies[i].src_block * block_size], block_size * sizeof *m->device);
+    m->num_copies += (uint64_t)step->num_copies;
+}
+
+static void device_forward(model *m, const qr_sched_step *step)
+{
+    for (int i = 0; i < step->num_entries; i++) {
+        const qr_sched_entry *entry = &step->entries[i];
+        const ref_seq *ref = &((ref_request *)entry->request->user)->seqs[entry->seq->idx];
+        for (int32_t p = entry->start; p < entry->start + entry->num_new_tokens; p++) {
+            const int64_t slot = qr_block_table_slot(&entry->seq->table, m->pool, p);
+            MODEL_CHECK(m->writer[slot] != m->step, "slot %d is written twice", (int)slot);
+            m->writer[slot] = m->step;
+            m->device[slot] = ref->digests[p];
+        }
+    }
+    for (int i = 0; i < step->num_entries; i++) {
+        const qr_sched_entry *entry = &step->entries[i];
+        const ref_seq *ref = &((ref_request *)entry->request->user)->seqs[entry->seq->idx];
+        for (int32_t p = 0; p < entry->start + entry->num_new_tokens; p++) {
+            const int64_t slot = qr_block_table_slot(&entry->seq->table, m->pool, p);
+            MODEL_CHECK(m->device[slot] == ref->digests[p], "step %u: position %d of %d reads wrong K and V", m->step,
+                        p, entry->start + entry->num_new_tokens);
+        }
+    }
+}
+
+static void model_sample(model *m, ref_request *ref, int idx)
+{
+    ref_seq *seq = &ref->seqs[idx];
+    const int32_t token = (int32_t)choose(m, choose(m, 2) ? 2 : MODEL_VOCAB);
+    ref_append(ref, seq, token);
+    qr_sched_append_token(m->sched, &ref->request->seqs[idx], token);
+    const bool at_end = seq->num_tokens - ref->num_prompt == ref->max_output;
+    if (!at_end && choose(m, 24) != 0) return;
+    seq->finished = true;
+    if (ref_unfinished(ref) == 0) {
+        ref->finished = true;
+        ref->running = false;
+        m->num_finished++;
+    }
+    qr_sched_finish_seq(m->sched, &ref->request->seqs[idx], at_end ? QR_FINISHED_LENGTH_CAPPED : QR_FINISHED_STOPPED);
+    MODEL_CHECK(qr_request_status_finished(ref->request->status) == ref->finished, "finished too early or late");
+}
+
+static void model_results(model *m, const qr_sched_step *step)
+{
+    for (int i = 0; i < step->num_entries; i++) {
+        const qr_sched_entry *entry = &step->entries[i];
+        ref_request *ref = entry->request->user;
+        ref->seqs[entry->seq->idx].num_computed += entry->num_new_tokens;
+        for (int s = 0; s < ref->n && entry->forks; s++) ref->seqs[s].num_computed = ref->num_prompt;
+        if (entry->forks) {
+            ref->forked = true;
+            m->num_forks++;
+        }
+        const bool samples = entry->samples, forks = entry->forks; /* entries outlive results, the loop is ours */
+        if (samples && forks)
+            for (int s = 0; s < ref->n; s++) model_sample(m, ref, s);
+        else if (samples)
+            model_sample(m, ref, entry->seq->idx);
+    }
+}
+
+static void model_step(model *m)
+{
+    qr_sched_step step;
+    m->step++;
+    qr_mem_fail_after(0); /* a step allocates nothing */
+    qr_sched_schedule(m->sched, &step);
+    const uint64_t in_schedule = qr_mem_num_allocations();
+    model_preempted(m, &step);
+    check_step(m, &step);
+    device_copy(m, &step);
+    device_forward(m, &step);
+    qr_sched_commit_step(m->sched);
+    model_results(m, &step);
+    MODEL_CHECK(in_schedule == 0 && qr_mem_num_allocations() == 0, "a step allocated memory");
+    qr_mem_fail_off();
+}
+
+/* One random operation and a full check. */
+static void model_operation(model *m)
+{
+    const uint32_t op = choose(m, 64);
+    if (op < 20)
+        model_add(m);
+    else if (op < 22)
+        model_abort(m);
+    else if (op == 22) {
+        qr_sched_reset_prefix_cache(m->sched);
+        m->num_resets++;
+    } else if (op < 32)
+        model_remove_finished(m);
+    else
+        model_step(m);
+    model_check(m);
+}
+
+/* Run until all is finished, then nothing may be left. */
+static void model_finish(model *m)
+{
+    for (uint32_t i = 0; qr_sched_has_unfinished(m->sched); i++) {
+        MODEL_CHECK(i < 200000, "does not come to an end");
+        model_step(m);
+        model_check(m);
+    }
+    model_remove_finished(m);
+    model_check(m);
+    qr_sched_stats stats;
+    qr_sched_get_stats(m->sched, &stats);
+    MODEL_CHECK(stats.num_free_blocks == stats.num_blocks && stats.num_live_slots == 0, "%d blocks leaked",
+                stats.num_blocks - stats.num_free_blocks);
+    MODEL_CHECK(stats.num_running == 0 && stats.num_waiting == 0 && stats.num_running_seqs == 0, "requests leaked");
+    MODEL_CHECK(stats.num_preemptions == m->num_preemptions, "preemptions miscounted");
+    qr_sched_destroy(m->sched);
+}
+
+#endif

@@ -1,0 +1,68 @@
+/* The scheduler under random operations, against a naive reference (sched_model.h). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+static unsigned current_seed;
+#define MODEL_FAIL(...)                                \
+    do {                                               \
+        print_error("seed %u: ", current_seed);        \
+        fail_msg(__VA_ARGS__);                         \
+        abort(); /* not reached: fail_msg jumps out */ \
+    } while (0)
+#include "sched_model.h"
+
+static uint32_t random_choice(void *source, uint32_t n)
+{
+    uint64_t *state = source;
+    *state += 0x9e3779b97f4a7c15u;
+    uint64_t x = *state;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return (uint32_t)((x ^ (x >> 31)) % n);
+}
+
+enum { NUM_RUNS = 1000, OPERATIONS_PER_RUN = 300 };
+
+static void random_operations_match_the_reference(void **state)
+{
+    (void)state;
+    static model m;
+    model sum = {0};
+    uint64_t num_steps = 0;
+    for (unsigned seed = 1; seed <= NUM_RUNS; seed++) {
+        current_seed = seed;
+        uint64_t source = seed;
+        model_init(&m, random_choice, &source);
+        for (int i = 0; i < OPERATIONS_PER_RUN; i++) model_operation(&m);
+        model_finish(&m);
+        num_steps += m.step;
+        sum.num_added += m.num_added;
+        sum.num_refused += m.num_refused;
+        sum.num_aborts += m.num_aborts;
+        sum.num_forks += m.num_forks;
+        sum.num_copies += m.num_copies;
+        sum.num_preemptions += m.num_preemptions;
+        sum.num_hits += m.num_hits;
+        sum.num_finished += m.num_finished;
+        sum.num_resets += m.num_resets;
+    }
+    print_message("%d operations, %llu steps: %llu requests added, %llu refused, %llu finished, %llu aborted; "
+                  "%llu group forks, %llu blocks copied on write, %llu preemptions, %llu tokens found, %llu resets\n",
+                  NUM_RUNS * OPERATIONS_PER_RUN, (unsigned long long)num_steps, (unsigned long long)sum.num_added,
+                  (unsigned long long)sum.num_refused, (unsigned long long)sum.num_finished,
+                  (unsigned long long)sum.num_aborts, (unsigned long long)sum.num_forks,
+                  (unsigned long long)sum.num_copies, (unsigned long long)sum.num_preemptions,
+                  (unsigned long long)sum.num_hits, (unsigned long long)sum.num_resets);
+    assert_true(sum.num_forks > 100 && sum.num_copies > 100 && sum.num_preemptions > 100 && sum.num_hits > 100);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_operations_match_the_reference)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
