@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Fail when a page names what is not there: a linked file, a file or folder of the tree in `code`, a program option."""
+import pathlib
+import re
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COMMANDS = ("serve", "chat", "generate", "inspect", "pull", "tokenize", "detokenize", "render", "logits", "bench")
+OTHERS_OPTIONS = {"--help", "--version"}  # of other programs that pages mention
+
+
+def known_options(program):
+    """Every --option that the program's help pages list."""
+    pages = [subprocess.run([program, command, "--help"], capture_output=True, text=True, timeout=20).stdout
+             for command in COMMANDS]
+    return set(re.findall(r"--[a-z][a-z0-9-]+", "\n".join(pages))) | OTHERS_OPTIONS
+
+
+def main():
+    problems = []
+    options = known_options(ROOT / "build" / "quire")
+    pages = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+    for page in pages:
+        name = page.relative_to(ROOT)
+        text = page.read_text()
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+            if "://" not in link and not (page.parent / link).exists():
+                problems.append(f"{name}: links to {link}, which does not exist")
+        for path in re.findall(r"`((?:src|tests|tools|docs|examples|include)/[\w./*-]*)`", text):
+            if not list(ROOT.glob(path.rstrip("/"))):
+                problems.append(f"{name}: names {path}, which does not exist")
+        for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) - options:
+            problems.append(f"{name}: names {option}, which no help page lists")
+    print("\n".join(problems) if problems else f"{len(pages)} pages name only what is there")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
