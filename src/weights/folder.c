@@ -8,9 +8,9 @@ enum { MAX_TEXT_BYTES = 1 << 30 };
 quire_status qr_json_parse(const char *text, size_t bytes, size_t flags, const char *path, json_t **out,
                            quire_error *error)
 {
-    json_error_t detail;
+    json_error_t detail = {0}; /* jansson leaves it empty on some failures to get memory */
     json_t *json = json_loadb(text, bytes, flags, &detail);
-    if (!json && json_error_code(&detail) == json_error_out_of_memory)
+    if (!json && (detail.text[0] == '\0' || json_error_code(&detail) == json_error_out_of_memory))
         return qr_fail_nomem(error, "parsed JSON", bytes);
     if (!json)
         return qr_fail(error, QUIRE_FORMAT, "%s: line %d, column %d: %s", path, detail.line, detail.column,
