@@ -40,7 +40,7 @@ $(BUILD)/src/backend/cpu/%_avx2.o:   ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),
 $(BUILD)/src/backend/cpu/%_avx512.o: ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),$(x86_avx512))
 $(BUILD)/src/backend/cpu/%_neon.o:   ISA_CFLAGS = $(if $(filter aarch64,$(ARCH)),$(arm_neon))
 
-all: $(if $(MAIN_OBJ),$(BUILD)/quire) $(BUILD)/libquire.a $(BUILD)/libquire.so ## build quire, libquire.a and libquire.so (the default)
+all: $(if $(MAIN_OBJ),$(BUILD)/quire $(BUILD)/quire.1) $(BUILD)/libquire.a $(BUILD)/libquire.so ## build quire, libquire.a and libquire.so (the default)
 
 # Changes when the compiler or its flags do, and everything is rebuilt; says what is missing before the compiler does.
 $(BUILD)/flags: FORCE
@@ -67,6 +67,9 @@ $(BUILD)/libquire.so: $(LIB_OBJ)
 $(BUILD)/quire: $(MAIN_OBJ) $(APP_OBJ) $(BUILD)/libquire.a
 	@echo '  LD   $@'
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+
+$(BUILD)/quire.1: $(BUILD)/quire
+	$(Q)$< help --man > $@.part && mv $@.part $@
 
 # ---- tests, fuzz targets, examples.   One test alone: make build/tests/test_kv && build/tests/test_kv
 
@@ -125,6 +128,9 @@ check: ## everything that needs no GPU: unit, sanitizers, fuzzing, end to end, f
 check-fast: ## what a developer runs before each commit: unit tests, format, includes
 	@python3 tools/run-tests.py fast
 
+check-docs: $(BUILD)/quire ## fail when a page names an option or file that is not there
+	@python3 tools/check-docs.py
+
 check-arm: ## cross-compile base, tensor and backend for AArch64, run their tests under qemu
 	@tools/install-deps.sh build arm
 	@python3 tools/run-tests.py arm
@@ -164,7 +170,7 @@ install: all ## install under PREFIX (default /usr/local), staged below DESTDIR
 	ln -sf libquire.so.$(SOMAJOR) $(DEST)/lib/libquire.so
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' tools/quire.pc.in \
 	    > $(DEST)/lib/pkgconfig/quire.pc
-	$(if $(wildcard docs/quire.1),install -m 644 docs/quire.1 $(DEST)/share/man/man1/)
+	install -m 644 $(BUILD)/quire.1 $(DEST)/share/man/man1/
 	install -m 644 LICENSE README.md $(DEST)/share/doc/quire/
 
 uninstall: ## remove what install put there
@@ -179,6 +185,6 @@ help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 
 .PHONY: all tests fuzzers asan tsan arm serve deps model check check-fast check-arm fuzz format check-format \
-        check-includes install uninstall clean help FORCE
+        check-includes check-docs install uninstall clean help FORCE
 .SECONDARY:
 -include $(LIB_OBJ:.o=.d) $(APP_OBJ:.o=.d) $(MAIN_OBJ:.o=.d) $(TESTS:=.d) $(FUZZERS:=.d) $(EXAMPLES:=.d)

@@ -6,15 +6,13 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = ("serve", "chat", "generate", "inspect", "pull", "tokenize", "detokenize", "render", "logits", "bench")
 OTHERS_OPTIONS = {"--help", "--version"}  # of other programs that pages mention
 
 
 def known_options(program):
-    """Every --option that the program's help pages list."""
-    pages = [subprocess.run([program, command, "--help"], capture_output=True, text=True, timeout=20).stdout
-             for command in COMMANDS]
-    return set(re.findall(r"--[a-z][a-z0-9-]+", "\n".join(pages))) | OTHERS_OPTIONS
+    """Every --option that the man page lists."""
+    page = subprocess.run([program, "help", "--man"], capture_output=True, text=True, timeout=20).stdout
+    return set(re.findall(r"--[a-z][a-z0-9-]+", page.replace("\\-", "-"))) | OTHERS_OPTIONS
 
 
 def main():
@@ -31,7 +29,7 @@ def main():
             if not list(ROOT.glob(path.rstrip("/"))):
                 problems.append(f"{name}: names {path}, which does not exist")
         for option in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", text)) - options:
-            problems.append(f"{name}: names {option}, which no help page lists")
+            problems.append(f"{name}: names {option}, which the man page does not list")
     print("\n".join(problems) if problems else f"{len(pages)} pages name only what is there")
     return 1 if problems else 0
 
