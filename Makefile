@@ -59,6 +59,12 @@ $(BUILD)/libquire.a: $(LIB_OBJ)
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 
+# What tests and fuzz targets take of the program: an archive, so that each links only what it uses.
+$(BUILD)/libapp.a: $(APP_OBJ)
+	@echo '  AR   $@'
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+
 $(BUILD)/libquire.so: $(LIB_OBJ)
 	@echo '  LD   $@'
 	$(Q)$(CC) -shared -Wl,-soname,libquire.so.$(SOMAJOR) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
@@ -75,15 +81,15 @@ $(BUILD)/quire.1: $(BUILD)/quire
 
 LINK_TEST = $(CC) $(ALL_CFLAGS) -Itests -MMD -MP -MF $@.d -MT $@ $(ALL_LDFLAGS) -o $@ $<
 
-$(BUILD)/tests/%: tests/%.c $(APP_OBJ) $(BUILD)/libquire.a
+$(BUILD)/tests/%: tests/%.c $(BUILD)/libapp.a $(BUILD)/libquire.a
 	@mkdir -p $(@D)
 	@echo '  LD   $@'
-	$(Q)$(LINK_TEST) $(APP_OBJ) $(BUILD)/libquire.a $(LIBS) $(CMOCKA_LIBS)
+	$(Q)$(LINK_TEST) $(BUILD)/libapp.a $(BUILD)/libquire.a $(LIBS) $(CMOCKA_LIBS)
 
-$(BUILD)/fuzz/%: tests/fuzz/%.c $(APP_OBJ) $(BUILD)/libquire.a
+$(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/libapp.a $(BUILD)/libquire.a
 	@mkdir -p $(@D)
 	@echo '  LD   $@'
-	$(Q)$(LINK_TEST) -fsanitize=fuzzer $(APP_OBJ) $(BUILD)/libquire.a $(LIBS)
+	$(Q)$(LINK_TEST) -fsanitize=fuzzer $(BUILD)/libapp.a $(BUILD)/libquire.a $(LIBS)
 
 $(BUILD)/examples/%: examples/%.c $(BUILD)/libquire.so
 	@mkdir -p $(@D)
