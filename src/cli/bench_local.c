@@ -1,0 +1,220 @@
+/* quire bench throughput, quire bench latency: the engine in this process, no HTTP. */
+#define _POSIX_C_SOURCE 200809L
+#include <pthread.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "cli/bench.h"
+
+enum { RETRY_MS = 5 };
+
+/* Counted by the engine thread's callbacks. */
+typedef struct tally {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    int num_finished;
+    int64_t prompt_tokens, output_tokens;
+    bool failed;
+    char message[256];
+} tally;
+
+static void on_output(void *user, const quire_output *output)
+{
+    tally *t = user;
+    if (!output->request_finished) return;
+    pthread_mutex_lock(&t->lock);
+    t->num_finished++;
+    t->prompt_tokens += output->num_prompt_tokens;
+    t->output_tokens += output->num_output_tokens;
+    if (output->finish_reason == QUIRE_FINISH_ERROR && !t->failed) {
+        t->failed = true;
+        snprintf(t->message, sizeof t->message, "%s", output->error_message ? output->error_message : "engine error");
+    }
+    pthread_cond_signal(&t->changed);
+    pthread_mutex_unlock(&t->lock);
+}
+
+static void draw(qr_cli_progress *progress, int done, int total, int64_t tokens)
+{
+    char detail[96];
+    double seconds = (double)(qr_clock_us() - progress->started_us) / 1e6;
+    snprintf(detail, sizeof detail, "%d of %d, %.1f tokens/s", done, total,
+             seconds > 0 ? (double)tokens / seconds : 0.0);
+    qr_cli_progress_draw(progress, (double)done / total, detail);
+}
+
+static quire_status submit(quire_engine *engine, const qr_bench_prompt *prompt, tally *t, quire_error *error)
+{
+    quire_request *request;
+    quire_request_options options;
+    quire_request_options_init(&options);
+    options.prompt = prompt->text;
+    options.prompt_bytes = prompt->text ? strlen(prompt->text) : 0;
+    options.prompt_token_ids = prompt->ids;
+    options.num_prompt_tokens = prompt->ids ? (size_t)prompt->num_ids : 0;
+    options.sampling.max_tokens = prompt->output_len;
+    options.sampling.temperature = 1;
+    options.sampling.ignore_eos = true;
+    options.on_output = on_output;
+    options.user = t;
+    quire_status status;
+    while ((status = quire_submit(engine, &options, &request, error)) == QUIRE_QUEUE_FULL)
+        nanosleep(&(struct timespec){.tv_nsec = RETRY_MS * 1000000L}, NULL);
+    if (status == QUIRE_OK) quire_request_release(request);
+    return status;
+}
+
+/* Run all prompts of the workload; *out_seconds from the first submission to the last token. */
+static int run_workload(quire_engine *engine, const qr_bench_workload *workload, tally *t, qr_cli_progress *progress,
+                        double *out_seconds)
+{
+    quire_error error;
+    quire_status status = QUIRE_OK;
+    int num_submitted = 0;
+    t->num_finished = 0;
+    int64_t start = qr_clock_us();
+    for (int i = 0; status == QUIRE_OK && i < workload->count; i++) {
+        status = submit(engine, &workload->prompts[i], t, &error);
+        num_submitted += status == QUIRE_OK;
+    }
+    pthread_mutex_lock(&t->lock);
+    while (t->num_finished < num_submitted) { /* also after a failure: callbacks use t */
+        pthread_cond_wait(&t->changed, &t->lock);
+        if (progress) draw(progress, t->num_finished, workload->count, t->prompt_tokens + t->output_tokens);
+    }
+    pthread_mutex_unlock(&t->lock);
+    *out_seconds = (double)(qr_clock_us() - start) / 1e6;
+    if (status != QUIRE_OK) return qr_cli_fail("%s", error.message);
+    return t->failed ? qr_cli_fail("%s", t->message) : QR_CLI_OK;
+}
+
+/* ---- throughput ------------------------------------------------------------------------------- */
+
+static int report_throughput(const qr_cli_args *args, quire_engine *engine, const qr_bench_workload *workload,
+                             const tally *t, double seconds)
+{
+    quire_stats stats;
+    quire_engine_get_stats(engine, &stats);
+    double requests = workload->count / seconds, output_rate = (double)t->output_tokens / seconds;
+    int64_t total = t->prompt_tokens + t->output_tokens;
+    json_int_t leaked = (json_int_t)(stats.num_kv_blocks - stats.num_free_kv_blocks);
+    json_t *result = json_pack(
+        "{s:f, s:i, s:I, s:f, s:f, s:I, s:I, s:f, s:I, s:f, s:I}", "elapsed_time", seconds, "num_requests",
+        workload->count, "total_num_tokens", (json_int_t)total, "requests_per_second", requests, "tokens_per_second",
+        (double)total / seconds, "total_input_tokens", (json_int_t)t->prompt_tokens, "total_output_tokens",
+        (json_int_t)t->output_tokens, "output_tokens_per_second", output_rate, "num_preemptions",
+        (json_int_t)stats.num_preemptions, "live_slot_fraction", stats.live_slot_fraction, "kv_blocks_in_use", leaked);
+    if (!result) return qr_cli_fail("out of memory");
+    if (!args->json) {
+        printf("Throughput: %.2f requests/s, %.2f total tokens/s, %.2f output tokens/s\n", requests,
+               (double)total / seconds, output_rate);
+        printf("%d requests, %lld prompt + %lld output tokens in %.2f s\n", workload->count,
+               (long long)t->prompt_tokens, (long long)t->output_tokens, seconds);
+        printf(
+            "KV slots that hold live tokens: %.2f %% of those allocated; %llu preemptions; %lld blocks in use at the "
+            "end\n",
+            stats.live_slot_fraction * 100, (unsigned long long)stats.num_preemptions, (long long)leaked);
+    }
+    return qr_bench_emit(result, args->json, args->bench.output_json);
+}
+
+int qr_cli_run_bench_throughput(qr_cli_args *args)
+{
+    quire_error error;
+    quire_model *model = NULL;
+    quire_engine *engine = NULL;
+    qr_bench_workload workload = {0};
+    tally t = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    qr_cli_progress progress;
+    quire_stats stats;
+    double seconds;
+    int exit_status = QR_CLI_FAILED;
+    if (qr_cli_open_model(args, false, &model) != QR_CLI_OK) goto done;
+    if (qr_cli_create_engine(args, model, &engine) != QR_CLI_OK) goto done;
+    quire_engine_get_stats(engine, &stats);
+    if (qr_bench_workload_init(&args->bench, stats.max_model_len, &workload, &error) != QUIRE_OK) {
+        qr_cli_fail("%s", error.message);
+        goto done;
+    }
+    qr_cli_describe(model, engine, args);
+    qr_cli_progress_start(&progress, "running", 0);
+    exit_status = run_workload(engine, &workload, &t, &progress, &seconds);
+    qr_cli_progress_end(&progress);
+    if (exit_status == QR_CLI_OK && quire_engine_drain(engine, -1) == QUIRE_OK)
+        exit_status = report_throughput(args, engine, &workload, &t, seconds);
+done:
+    quire_engine_destroy(engine);
+    quire_model_close(model);
+    qr_bench_workload_deinit(&workload);
+    return exit_status;
+}
+
+/* ---- latency ---------------------------------------------------------------------------------- */
+
+static int report_latency(const qr_cli_args *args, double *latencies, size_t count)
+{
+    static const int percents[] = {10, 25, 50, 75, 90, 99};
+    json_t *list = json_array(), *percentiles = json_object();
+    for (size_t i = 0; i < count; i++) (void)json_array_append_new(list, json_real(latencies[i]));
+    double mean = qr_bench_mean(latencies, count);
+    qr_bench_sort(latencies, count);
+    if (!args->json) printf("Avg latency: %.4f seconds\n", mean);
+    for (size_t i = 0; i < sizeof percents / sizeof *percents; i++) {
+        char name[8];
+        double value = qr_bench_percentile(latencies, count, percents[i]);
+        snprintf(name, sizeof name, "%d", percents[i]);
+        (void)json_object_set_new(percentiles, name, json_real(value));
+        if (!args->json) printf("%s%% percentile latency: %.4f seconds\n", name, value);
+    }
+    json_t *result = json_pack("{s:f, s:o, s:o}", "avg_latency", mean, "latencies", list, "percentiles", percentiles);
+    if (!result) return qr_cli_fail("out of memory");
+    return qr_bench_emit(result, args->json, args->bench.output_json);
+}
+
+static int measure_latency(const qr_cli_args *args, quire_engine *engine, double *latencies)
+{
+    const qr_cli_bench_args *bench = &args->bench;
+    int total = bench->num_iters_warmup + bench->num_iters, exit_status = QR_CLI_OK;
+    tally t = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    qr_cli_progress progress;
+    qr_cli_progress_start(&progress, "measuring", 0);
+    for (int i = 0; exit_status == QR_CLI_OK && i < total; i++) {
+        quire_error error;
+        qr_bench_workload workload;
+        double seconds = 0;
+        /* other prompts each time: a cached prefix would be a different measurement */
+        quire_status status = qr_bench_random_prompts(bench->batch_size, bench->input_len, bench->output_len,
+                                                      bench->seed + (uint64_t)i * 0x9E37u, &workload, &error);
+        if (status != QUIRE_OK) return qr_cli_fail("%s", error.message);
+        exit_status = run_workload(engine, &workload, &t, NULL, &seconds);
+        qr_bench_workload_deinit(&workload);
+        if (i >= bench->num_iters_warmup) latencies[i - bench->num_iters_warmup] = seconds;
+        draw(&progress, i + 1, total, t.prompt_tokens + t.output_tokens);
+    }
+    qr_cli_progress_end(&progress);
+    return exit_status;
+}
+
+int qr_cli_run_bench_latency(qr_cli_args *args)
+{
+    quire_model *model = NULL;
+    quire_engine *engine = NULL;
+    const qr_cli_bench_args *bench = &args->bench;
+    if (bench->batch_size < 1 || bench->input_len < 1 || bench->output_len < 1 || bench->num_iters < 1)
+        return qr_cli_usage_error("bench latency",
+                                  "--batch-size, --input-len, --output-len and --num-iters must be at least 1");
+    double *latencies = qr_calloc((size_t)bench->num_iters, sizeof *latencies);
+    int exit_status = latencies ? QR_CLI_OK : qr_cli_fail("out of memory");
+    if (exit_status == QR_CLI_OK) exit_status = qr_cli_open_model(args, false, &model);
+    if (exit_status == QR_CLI_OK) exit_status = qr_cli_create_engine(args, model, &engine);
+    if (exit_status == QR_CLI_OK) {
+        qr_cli_describe(model, engine, args);
+        exit_status = measure_latency(args, engine, latencies);
+    }
+    if (exit_status == QR_CLI_OK) exit_status = report_latency(args, latencies, (size_t)bench->num_iters);
+    quire_engine_destroy(engine);
+    quire_model_close(model);
+    qr_free(latencies);
+    return exit_status;
+}

@@ -1,0 +1,754 @@
+/* The commands and all their options. */
+#include <math.h>
+#include <string.h>
+
+#include "cli/cli.h"
+
+#define AT(field) offsetof(qr_cli_args, field)
+#define MODEL_HELP                                                                                                 \
+    "MODEL is a GGUF file, a Hugging Face checkpoint folder, or a name that `quire pull` fetched (see quire pull " \
+    "--help)."
+
+/* ---- options shared by several commands ------------------------------------------------------- */
+
+static const qr_option general_options[] = {
+    {.name = "help", .kind = QR_OPTION_FLAG, .offset = AT(help), .short_name = 'h', .help = "show this help"},
+    {0},
+};
+static const qr_option_group general = {"General", general_options};
+
+static const qr_option model_options[] = {
+    {.name = "compute-dtype",
+     .kind = QR_OPTION_CHOICE,
+     .offset = AT(model.compute_dtype),
+     .choices = "auto|float32",
+     .help = "auto: packed low-bit weights times int8 activations where the file is quantized, its 16-bit weights as "
+             "they are otherwise; float32: dequantized weights and float32 arithmetic, exact and slower"},
+    {.name = "threads",
+     .kind = QR_OPTION_INT,
+     .offset = AT(model.threads),
+     .metavar = "N",
+     .max = 1024,
+     .default_text = "the physical cores this process may use",
+     .help = "threads that compute"},
+    {0},
+};
+static const qr_option_group model_group = {"Model", model_options};
+
+static const qr_option memory_options[] = {
+    {.name = "block-size",
+     .kind = QR_OPTION_INT,
+     .offset = AT(engine.block_size),
+     .metavar = "N",
+     .help = "tokens in one KV block: 8, 16, 32, 64 or 128"},
+    {.name = "num-kv-blocks",
+     .kind = QR_OPTION_INT64,
+     .offset = AT(engine.num_kv_blocks),
+     .metavar = "N",
+     .max = 1e15,
+     .default_text = "from the two options below",
+     .alias = "num-gpu-blocks-override",
+     .help = "KV blocks in the pool, exactly"},
+    {.name = "kv-cache-memory-bytes",
+     .kind = QR_OPTION_BYTES,
+     .offset = AT(engine.kv_cache_memory_bytes),
+     .metavar = "SIZE",
+     .default_text = "from --gpu-memory-utilization",
+     .help = "memory of the KV block pool; 512MiB, 4G and GiB are powers of 1024, 4g and GB of 1000"},
+    {.name = "gpu-memory-utilization",
+     .kind = QR_OPTION_DOUBLE,
+     .offset = AT(engine.gpu_memory_utilization),
+     .metavar = "X",
+     .min = 0.001,
+     .max = 1,
+     .help = "fraction of the memory that is free at start which the pool takes"},
+    {.name = "kv-cache-dtype",
+     .kind = QR_OPTION_CHOICE,
+     .offset = AT(engine.kv_cache_dtype),
+     .choices = "auto|float16|float32",
+     .help = "type of the stored keys and values; auto: float16, or float32 with --compute-dtype float32"},
+    {0},
+};
+static const qr_option_group memory = {"KV cache", memory_options};
+
+#define MAX_MODEL_LEN                                                                                       \
+    {                                                                                                       \
+        .name = "max-model-len", .kind = QR_OPTION_INT, .offset = AT(engine.max_model_len), .metavar = "N", \
+        .max = 1e9, .default_text = "the model's",                                                          \
+        .help = "tokens of prompt and answer together, at most; 4k is 4000, 4K is 4096"                     \
+    }
+
+static const qr_option scheduler_options[] = {
+    MAX_MODEL_LEN,
+    {.name = "max-num-batched-tokens",
+     .kind = QR_OPTION_INT,
+     .offset = AT(engine.max_num_batched_tokens),
+     .metavar = "N",
+     .min = 1,
+     .max = 1e6,
+     .help = "tokens that one step computes, at most"},
+    {.name = "max-num-seqs",
+     .kind = QR_OPTION_INT,
+     .offset = AT(engine.max_num_seqs),
+     .metavar = "N",
+     .min = 1,
+     .max = 65536,
+     .help = "sequences that run at the same time, at most"},
+    {.name = "max-num-queued-reqs",
+     .kind = QR_OPTION_INT,
+     .offset = AT(engine.max_num_queued_reqs),
+     .metavar = "N",
+     .max = 1e9,
+     .default_text = "no limit",
+     .help = "requests that wait, at most; a server answers more of them with 503 and Retry-After"},
+    {.name = "enable-chunked-prefill",
+     .kind = QR_OPTION_SWITCH,
+     .offset = AT(engine.enable_chunked_prefill),
+     .help = "cut long prompts into steps that also serve the running requests"},
+    {.name = "enable-prefix-caching",
+     .kind = QR_OPTION_SWITCH,
+     .offset = AT(engine.enable_prefix_caching),
+     .help = "reuse the KV blocks of prompts that begin alike"},
+    {.name = "scheduling-policy",
+     .kind = QR_OPTION_CHOICE,
+     .offset = AT(engine.scheduling_policy),
+     .choices = "fcfs|priority",
+     .help = "first come first served, or by each request's priority (lower runs first)"},
+    {0},
+};
+static const qr_option_group scheduler = {"Scheduling", scheduler_options};
+
+static const qr_option context_options[] = {MAX_MODEL_LEN, {0}};
+static const qr_option_group context = {"Context", context_options};
+
+static const qr_option log_options[] = {
+    {.name = "log-level",
+     .kind = QR_OPTION_CHOICE,
+     .offset = AT(log_level),
+     .choices = "debug|info|warning|error|off",
+     .help = "what is logged to standard error"},
+    {0},
+};
+static const qr_option_group logging = {"Logging", log_options};
+
+#define SAMPLING_NUMBER(option_name, field, option_kind, what)                                               \
+    {                                                                                                        \
+        .name = option_name, .kind = option_kind, .offset = AT(sampling.field), .metavar = "X", .help = what \
+    }
+
+#define SAMPLING_OPTIONS                                                                                            \
+    SAMPLING_NUMBER("temperature", temperature, QR_OPTION_DOUBLE, "0 takes the likeliest token; higher is wilder"), \
+        SAMPLING_NUMBER("top-p", top_p, QR_OPTION_DOUBLE,                                                           \
+                        "keep the likeliest tokens that together have this probability; 1 is off"),                 \
+        {.name = "top-k",                                                                                           \
+         .kind = QR_OPTION_INT,                                                                                     \
+         .offset = AT(sampling.top_k),                                                                              \
+         .metavar = "N",                                                                                            \
+         .help = "keep the N likeliest tokens; 0 or less is off"},                                                  \
+        SAMPLING_NUMBER("min-p", min_p, QR_OPTION_DOUBLE,                                                           \
+                        "drop tokens less likely than X times the likeliest; 0 is off"),                            \
+        SAMPLING_NUMBER("typical-p", typical_p, QR_OPTION_DOUBLE,                                                   \
+                        "keep the most typical tokens that together have this probability; 1 is off"),              \
+        SAMPLING_NUMBER("repetition-penalty", repetition_penalty, QR_OPTION_DOUBLE,                                 \
+                        "above 1 discourages tokens of the prompt and the answer; 1 is off"),                       \
+        SAMPLING_NUMBER("presence-penalty", presence_penalty, QR_OPTION_DOUBLE,                                     \
+                        "subtracted once from tokens that the answer has, -2 to 2"),                                \
+        SAMPLING_NUMBER("frequency-penalty", frequency_penalty, QR_OPTION_DOUBLE,                                   \
+                        "subtracted from tokens of the answer for each time, -2 to 2"),                             \
+        {.name = "logit-bias",                                                                                      \
+         .kind = QR_OPTION_STRING,                                                                                  \
+         .offset = AT(logit_bias),                                                                                  \
+         .metavar = "JSON",                                                                                         \
+         .help = "{\"ID\": BIAS, ...}, added to the logits of tokens, -100 to 100"},                                \
+        {.name = "seed",                                                                                            \
+         .kind = QR_OPTION_UINT64,                                                                                  \
+         .offset = AT(seed),                                                                                        \
+         .metavar = "N",                                                                                            \
+         .given = AT(seed_given),                                                                                   \
+         .help = "of the random numbers of requests that name none; the same seed gives the same answer"},          \
+        {.name = "stop",                                                                                            \
+         .kind = QR_OPTION_LIST,                                                                                    \
+         .offset = AT(stop),                                                                                        \
+         .metavar = "TEXT",                                                                                         \
+         .help = "end the answer before this text; may be given several times"},                                    \
+        {.name = "stop-token-ids",                                                                                  \
+         .kind = QR_OPTION_STRING,                                                                                  \
+         .offset = AT(stop_token_ids),                                                                              \
+         .metavar = "ID,...",                                                                                       \
+         .help = "end the answer at one of these tokens"},                                                          \
+        {.name = "min-tokens",                                                                                      \
+         .kind = QR_OPTION_INT,                                                                                     \
+         .offset = AT(sampling.min_tokens),                                                                         \
+         .metavar = "N",                                                                                            \
+         .help = "stop strings and tokens do not count before so many"},                                            \
+    {                                                                                                               \
+        .name = "ignore-eos", .kind = QR_OPTION_FLAG, .offset = AT(sampling.ignore_eos),                            \
+        .help = "go on after the model's end-of-text token"                                                         \
+    }
+
+static const qr_option generate_sampling_options[] = {
+    {.name = "max-tokens",
+     .kind = QR_OPTION_INT,
+     .offset = AT(sampling.max_tokens),
+     .metavar = "N",
+     .default_text = "256; 16 for the lines of --file",
+     .given = AT(max_tokens_given),
+     .help = "new tokens at most; -1: until --max-model-len"},
+    SAMPLING_OPTIONS,
+    {.name = "n",
+     .kind = QR_OPTION_INT,
+     .offset = AT(sampling.n),
+     .metavar = "N",
+     .short_name = 'n',
+     .help = "answers to one prompt; they share the prompt's KV blocks"},
+    {.name = "logprobs",
+     .kind = QR_OPTION_INT,
+     .offset = AT(sampling.logprobs),
+     .metavar = "N",
+     .default_text = "none",
+     .help = "log probabilities of the chosen and the N likeliest tokens (with --json or --file)"},
+    {.name = "prompt-logprobs",
+     .kind = QR_OPTION_INT,
+     .offset = AT(sampling.prompt_logprobs),
+     .metavar = "N",
+     .default_text = "none",
+     .help = "the same for the tokens of the prompt"},
+    {.name = "echo", .kind = QR_OPTION_FLAG, .offset = AT(sampling.echo), .help = "begin the answer with the prompt"},
+    {.name = "include-stop-str-in-output",
+     .kind = QR_OPTION_FLAG,
+     .offset = AT(sampling.include_stop_str_in_output),
+     .help = "keep the stop string in the answer"},
+    {.name = "skip-special-tokens",
+     .kind = QR_OPTION_SWITCH,
+     .offset = AT(sampling.skip_special_tokens),
+     .help = "leave special tokens out of the text"},
+    {0},
+};
+static const qr_option_group generate_sampling = {"Sampling", generate_sampling_options};
+
+static const qr_option chat_sampling_options[] = {
+    {.name = "max-tokens",
+     .kind = QR_OPTION_INT,
+     .offset = AT(sampling.max_tokens),
+     .metavar = "N",
+     .default_text = "until the context is full",
+     .help = "new tokens of one answer, at most"},
+    SAMPLING_OPTIONS,
+    {0},
+};
+static const qr_option_group chat_sampling = {"Sampling", chat_sampling_options};
+
+#define JSON_OPTION(what)                                                        \
+    {                                                                            \
+        .name = "json", .kind = QR_OPTION_FLAG, .offset = AT(json), .help = what \
+    }
+
+/* ---- options of one command ------------------------------------------------------------------- */
+
+static const qr_option serve_options[] = {
+    {.name = "host",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(server.host),
+     .metavar = "ADDRESS",
+     .help = "address to listen on"},
+    {.name = "port",
+     .kind = QR_OPTION_INT,
+     .offset = AT(server.port),
+     .metavar = "N",
+     .max = 65535,
+     .help = "port to listen on; 0 takes a free one and says which"},
+    {.name = "api-key",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(server.api_key),
+     .metavar = "KEY",
+     .default_text = "none",
+     .help = "clients must send `Authorization: Bearer KEY`"},
+    {.name = "served-model-name",
+     .kind = QR_OPTION_LIST,
+     .offset = AT(served_model_names),
+     .metavar = "NAME",
+     .default_text = "the model's",
+     .help = "the model's name in requests and answers; may be given several times, the first one is shown"},
+    {.name = "chat-template",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(chat_template),
+     .metavar = "FILE",
+     .default_text = "the model's",
+     .help = "file with the Jinja template of /v1/chat/completions"},
+    {.name = "max-logprobs",
+     .kind = QR_OPTION_INT,
+     .offset = AT(server.max_logprobs),
+     .metavar = "N",
+     .max = 1000,
+     .help = "log probabilities per token that a request may ask for"},
+    {.name = "max-connections",
+     .kind = QR_OPTION_INT,
+     .offset = AT(server.max_connections),
+     .metavar = "N",
+     .min = 1,
+     .max = 1e6,
+     .help = "open connections, at most"},
+    {.name = "max-request-bytes",
+     .kind = QR_OPTION_BYTES,
+     .offset = AT(server.max_request_bytes),
+     .metavar = "SIZE",
+     .help = "size of a request's body, at most"},
+    {.name = "seed",
+     .kind = QR_OPTION_UINT64,
+     .offset = AT(seed),
+     .metavar = "N",
+     .help = "of the random numbers of requests that name none"},
+    {0},
+};
+static const qr_option_group serve_group = {"Server", serve_options};
+static const qr_option_group *const serve_groups[] = {&serve_group, &model_group, &memory, &scheduler,
+                                                      &logging,     &general,     NULL};
+
+static const qr_option chat_options[] = {
+    {.name = "system", .kind = QR_OPTION_STRING, .offset = AT(system), .metavar = "TEXT", .help = "system message"},
+    {.name = "chat-template",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(chat_template),
+     .metavar = "FILE",
+     .default_text = "the model's",
+     .help = "file with a Jinja chat template"},
+    {0},
+};
+static const qr_option_group chat_group = {"Chat", chat_options};
+static const qr_option_group *const chat_groups[] = {&chat_group, &chat_sampling, &model_group, &context,
+                                                     &memory,     &general,       NULL};
+
+static const qr_option generate_options[] = {
+    {.name = "prompt",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(prompt),
+     .metavar = "TEXT",
+     .short_name = 'p',
+     .help = "text to continue; - reads it from standard input"},
+    {.name = "ids",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(ids),
+     .metavar = "1,2,3",
+     .help = "token ids to continue, in place of --prompt"},
+    {.name = "file",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(file),
+     .metavar = "REQUESTS",
+     .short_name = 'f',
+     .help = "a batch: JSON Lines, each with the fields of /v1/completions; - is standard input"},
+    {.name = "out",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(out),
+     .metavar = "RESULTS",
+     .short_name = 'o',
+     .help = "where the batch's results go, one line each in input order; - is standard output",
+     .default_text = "-"},
+    JSON_OPTION("print the answer as one JSON object, with token ids and log probabilities"),
+    {0},
+};
+static const qr_option_group generate_group = {"Input and output", generate_options};
+static const qr_option_group *const generate_groups[] = {&generate_group, &generate_sampling, &model_group, &memory,
+                                                         &scheduler,      &logging,           &general,     NULL};
+
+#define NO_SPECIAL_OPTIONS                                                                  \
+    {.name = "no-add-special",                                                              \
+     .kind = QR_OPTION_FLAG,                                                                \
+     .offset = AT(no_add_special),                                                          \
+     .help = "do not add the beginning and end tokens that the model's file asks for"},     \
+    {                                                                                       \
+        .name = "no-parse-special", .kind = QR_OPTION_FLAG, .offset = AT(no_parse_special), \
+        .help = "take text such as <|im_end|> as plain characters"                          \
+    }
+
+static const qr_option tokenize_options[] = {
+    {.name = "file",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(file),
+     .metavar = "F",
+     .short_name = 'f',
+     .help = "file whose bytes are tokenized; - is standard input"},
+    {.name = "prompt",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(prompt),
+     .metavar = "TEXT",
+     .short_name = 'p',
+     .help = "text to tokenize, in place of --file"},
+    NO_SPECIAL_OPTIONS,
+    {0},
+};
+static const qr_option_group tokenize_group = {"Options", tokenize_options};
+static const qr_option_group *const tokenize_groups[] = {&tokenize_group, &general, NULL};
+
+static const qr_option detokenize_options[] = {
+    {.name = "ids",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(ids),
+     .metavar = "1,2,3",
+     .help = "token ids, with commas or as a JSON array"},
+    {.name = "file",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(file),
+     .metavar = "F",
+     .short_name = 'f',
+     .help = "file with the ids, in place of --ids; - is standard input"},
+    {.name = "skip-special-tokens",
+     .kind = QR_OPTION_FLAG,
+     .offset = AT(skip_special),
+     .help = "leave special tokens out"},
+    {0},
+};
+static const qr_option_group detokenize_group = {"Options", detokenize_options};
+static const qr_option_group *const detokenize_groups[] = {&detokenize_group, &general, NULL};
+
+static const qr_option render_options[] = {
+    {.name = "messages",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(messages),
+     .metavar = "F.json",
+     .help = "the conversation: an array of {\"role\", \"content\"}; - is standard input"},
+    {.name = "template",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(chat_template),
+     .metavar = "F.jinja",
+     .default_text = "the model's",
+     .alias = "chat-template",
+     .help = "Jinja template; MODEL may then be left out"},
+    {.name = "tools", .kind = QR_OPTION_STRING, .offset = AT(tools), .metavar = "F.json", .help = "array of tools"},
+    {.name = "bos",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(bos),
+     .metavar = "TEXT",
+     .default_text = "the model's",
+     .help = "the template's bos_token"},
+    {.name = "eos",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(eos),
+     .metavar = "TEXT",
+     .default_text = "the model's",
+     .help = "the template's eos_token"},
+    {.name = "no-generation-prompt",
+     .kind = QR_OPTION_FLAG,
+     .offset = AT(no_generation_prompt),
+     .help = "do not begin the assistant's turn at the end"},
+    {0},
+};
+static const qr_option_group render_group = {"Options", render_options};
+static const qr_option_group *const render_groups[] = {&render_group, &general, NULL};
+
+static const qr_option logits_options[] = {
+    {.name = "ids", .kind = QR_OPTION_STRING, .offset = AT(ids), .metavar = "1,2,3", .help = "the prompt's token ids"},
+    {.name = "out",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(out),
+     .metavar = "F",
+     .short_name = 'o',
+     .default_text = "",
+     .help = "file that gets float32 [L, vocab], little endian; - is standard output"},
+    {0},
+};
+static const qr_option_group logits_group = {"Options", logits_options};
+static const qr_option_group *const logits_groups[] = {&logits_group, &model_group, &general, NULL};
+
+static const qr_option inspect_options[] = {JSON_OPTION("print everything as one JSON document"), {0}};
+static const qr_option_group inspect_group = {"Options", inspect_options};
+static const qr_option_group *const inspect_groups[] = {&inspect_group, &general, NULL};
+
+static const qr_option pull_options[] = {
+    {.name = "revision",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(revision),
+     .metavar = "NAME",
+     .default_text = "main",
+     .help = "branch, tag or commit"},
+    {.name = "dir",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(dir),
+     .metavar = "FOLDER",
+     .default_text = "the model folder",
+     .help = "where the files go"},
+    {0},
+};
+static const qr_option_group pull_group = {"Options", pull_options};
+static const qr_option_group *const pull_groups[] = {&pull_group, &general, NULL};
+
+/* ---- bench ------------------------------------------------------------------------------------ */
+
+#define BENCH_INT(option_name, field, what)                                                                \
+    {                                                                                                      \
+        .name = option_name, .kind = QR_OPTION_INT, .offset = AT(bench.field), .metavar = "N", .max = 1e9, \
+        .help = what                                                                                       \
+    }
+#define BENCH_TEXT(option_name, field, value, what)                                                              \
+    {                                                                                                            \
+        .name = option_name, .kind = QR_OPTION_STRING, .offset = AT(bench.field), .metavar = value, .help = what \
+    }
+#define BENCH_SEED                                                                          \
+    {                                                                                       \
+        .name = "seed", .kind = QR_OPTION_UINT64, .offset = AT(bench.seed), .metavar = "N", \
+        .help = "of the random prompts and arrivals"                                        \
+    }
+
+#define DATASET_OPTIONS                                                                                               \
+    {.name = "dataset-name",                                                                                          \
+     .kind = QR_OPTION_CHOICE,                                                                                        \
+     .offset = AT(bench.dataset_name),                                                                                \
+     .choices = "random|sharegpt-lengths|custom",                                                                     \
+     .help = "random: prompts of random tokens; sharegpt-lengths: the same with the lengths of a CSV file; custom: "  \
+             "prompts from a JSON Lines file"},                                                                       \
+        BENCH_TEXT("dataset-path", dataset_path, "F",                                                                 \
+                   "CSV of prompt_tokens,output_tokens for sharegpt-lengths; JSON Lines of {\"prompt\": TEXT, "       \
+                   "\"output_tokens\": N} for custom"),                                                               \
+        BENCH_INT("num-prompts", num_prompts, "requests to send"),                                                    \
+        BENCH_INT("random-input-len", random_input_len, "tokens of a random prompt"),                                 \
+        BENCH_INT("random-output-len", random_output_len, "tokens of its answer, and of custom ones that name none"), \
+        {.name = "random-range-ratio",                                                                                \
+         .kind = QR_OPTION_DOUBLE,                                                                                    \
+         .offset = AT(bench.random_range_ratio),                                                                      \
+         .metavar = "X",                                                                                              \
+         .max = 0.999,                                                                                                \
+         .help = "random lengths lie within this fraction below and above"},                                          \
+        BENCH_SEED
+
+static const qr_option throughput_options[] = {
+    DATASET_OPTIONS,
+    JSON_OPTION("print elapsed_time, num_requests, total_num_tokens, requests_per_second, tokens_per_second"),
+    BENCH_TEXT("output-json", output_json, "F", "also write the JSON to this file"),
+    {0},
+};
+static const qr_option_group throughput_group = {"Workload", throughput_options};
+static const qr_option_group *const throughput_groups[] = {&throughput_group, &model_group, &memory,
+                                                           &scheduler,        &general,     NULL};
+
+static const qr_option latency_options[] = {
+    BENCH_INT("input-len", input_len, "tokens of each prompt"),
+    BENCH_INT("output-len", output_len, "tokens of each answer"),
+    BENCH_INT("batch-size", batch_size, "prompts in a batch"),
+    BENCH_INT("num-iters-warmup", num_iters_warmup, "batches that are not measured"),
+    BENCH_INT("num-iters", num_iters, "batches that are measured"),
+    BENCH_SEED,
+    JSON_OPTION("print avg_latency, latencies and percentiles, in seconds"),
+    BENCH_TEXT("output-json", output_json, "F", "also write the JSON to this file"),
+    {0},
+};
+static const qr_option_group latency_group = {"Workload", latency_options};
+static const qr_option_group *const latency_groups[] = {&latency_group, &model_group, &memory,
+                                                        &scheduler,     &general,     NULL};
+
+static const qr_option bench_serve_options[] = {
+    BENCH_TEXT("base-url", base_url, "URL", "the server; in place of --host and --port"),
+    {.name = "host",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(server.host),
+     .metavar = "ADDRESS",
+     .help = "the server's host"},
+    {.name = "port",
+     .kind = QR_OPTION_INT,
+     .offset = AT(server.port),
+     .metavar = "N",
+     .min = 1,
+     .max = 65535,
+     .help = "and port"},
+    BENCH_TEXT("endpoint", endpoint, "PATH", "path of the completions API"),
+    {.name = "model",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(bench.model),
+     .metavar = "NAME",
+     .default_text = "the first of /v1/models",
+     .help = "name of the model in the requests"},
+    {.name = "api-key",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(server.api_key),
+     .metavar = "KEY",
+     .default_text = "none",
+     .help = "sent as `Authorization: Bearer KEY`"},
+    {0},
+};
+static const qr_option_group bench_serve_group = {"Server", bench_serve_options};
+static const qr_option bench_load_options[] = {
+    DATASET_OPTIONS,
+    {.name = "request-rate",
+     .kind = QR_OPTION_DOUBLE,
+     .offset = AT(bench.request_rate),
+     .metavar = "X",
+     .min = 1e-6,
+     .max = INFINITY,
+     .help = "requests a second, arriving at random; inf sends all at once"},
+    {.name = "burstiness",
+     .kind = QR_OPTION_DOUBLE,
+     .offset = AT(bench.burstiness),
+     .metavar = "X",
+     .min = 0.01,
+     .max = 1000,
+     .help = "shape of the gaps between arrivals (gamma distribution); 1 is a Poisson process, less is burstier"},
+    BENCH_INT("max-concurrency", max_concurrency, "requests under way at most; 0: no limit"),
+    {.name = "temperature",
+     .kind = QR_OPTION_DOUBLE,
+     .offset = AT(bench.temperature),
+     .metavar = "X",
+     .max = 100,
+     .help = "of the requests"},
+    {.name = "ignore-eos",
+     .kind = QR_OPTION_FLAG,
+     .offset = AT(bench.ignore_eos),
+     .help = "answers run to their full length"},
+    {0},
+};
+static const qr_option_group bench_load_group = {"Workload", bench_load_options};
+static const qr_option bench_result_options[] = {
+    JSON_OPTION("print the result as JSON"),
+    BENCH_TEXT("metric-percentiles", metric_percentiles, "P,...", "percentiles to report"),
+    {.name = "save-result",
+     .kind = QR_OPTION_FLAG,
+     .offset = AT(bench.save_result),
+     .help = "also write the JSON to a file"},
+    {.name = "save-detailed",
+     .kind = QR_OPTION_FLAG,
+     .offset = AT(bench.save_detailed),
+     .help = "with every request's lengths, times and errors in the JSON"},
+    BENCH_TEXT("result-dir", result_dir, "FOLDER", "folder of that file"),
+    {.name = "result-filename",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(bench.result_filename),
+     .metavar = "NAME",
+     .default_text = "quire-RATEqps-MODEL-DATE.json",
+     .help = "its name"},
+    {0},
+};
+static const qr_option_group bench_result_group = {"Result", bench_result_options};
+static const qr_option_group *const bench_serve_groups[] = {&bench_serve_group, &bench_load_group, &bench_result_group,
+                                                            &general, NULL};
+
+/* ---- defaults that differ from the library's -------------------------------------------------- */
+
+static void generate_defaults(qr_cli_args *args) { args->out = "-"; }
+
+static void chat_defaults(qr_cli_args *args)
+{
+    args->sampling.max_tokens = -1;
+    args->sampling.temperature = 0.7;
+    args->engine.max_num_seqs = 1;
+}
+
+static void throughput_defaults(qr_cli_args *args) { args->bench.num_prompts = 100; }
+
+void qr_cli_default_args(const qr_cli_command *command, qr_cli_args *args)
+{
+    memset(args, 0, sizeof *args);
+    quire_model_options_init(&args->model);
+    quire_engine_options_init(&args->engine);
+    quire_sampling_params_init(&args->sampling);
+    qr_server_options_init(&args->server);
+    args->log_level = "info";
+    args->bench = (qr_cli_bench_args){.num_prompts = 1000,
+                                      .input_len = 32,
+                                      .output_len = 128,
+                                      .random_input_len = 1024,
+                                      .random_output_len = 128,
+                                      .batch_size = 8,
+                                      .num_iters = 30,
+                                      .num_iters_warmup = 10,
+                                      .request_rate = INFINITY,
+                                      .burstiness = 1,
+                                      .dataset_name = "random",
+                                      .endpoint = "/v1/completions",
+                                      .metric_percentiles = "99",
+                                      .result_dir = "."};
+    if (command->set_defaults) command->set_defaults(args);
+}
+
+/* ---- the commands ----------------------------------------------------------------------------- */
+
+const qr_cli_command qr_cli_commands[] = {
+    {"serve", "MODEL", "serve a model over HTTP, as OpenAI's API does",
+     "Serve MODEL over HTTP: /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /health, "
+     "/version and /metrics. All clients share one pool of KV blocks. Ctrl-C or SIGTERM lets the running requests "
+     "finish; a second one ends at once.\n\n" MODEL_HELP,
+     "quire serve model.gguf\n"
+     "quire serve model.gguf --host 0.0.0.0 --port 8080 --api-key secret\n"
+     "quire serve checkpoint/ --kv-cache-memory-bytes 4G --max-model-len 8K --max-num-seqs 256",
+     serve_groups, 1, qr_cli_run_serve, NULL},
+    {"chat", "MODEL", "talk to a model in the terminal",
+     "Talk to MODEL. Answers appear as they are made; the conversation is kept until /reset. Commands: /help, /reset, "
+     "/system TEXT, /stats, /quit. Ctrl-C stops the answer, not the program. A line that ends in \\ goes on in the "
+     "next. With standard input from a pipe every line is one message.\n\n" MODEL_HELP,
+     "quire chat model.gguf\n"
+     "quire chat model.gguf --system \"You answer in one sentence.\" --temperature 0\n"
+     "echo \"Name three colours.\" | quire chat model.gguf",
+     chat_groups, 1, qr_cli_run_chat, chat_defaults},
+    {"generate", "MODEL", "continue a text, or a whole file of them",
+     "Continue the text of --prompt; the answer is printed as it is made. With --file, run a batch offline: one JSON "
+     "object a line with the fields of /v1/completions (prompt or prompt_token_ids, max_tokens, temperature, seed, "
+     "stop, logprobs, n, ...), one result line each in input order: {\"index\", \"choices\": [{\"index\", \"text\", "
+     "\"token_ids\", \"logprobs\", \"finish_reason\"}], \"usage\"}. The sampling options given here hold for lines "
+     "that do not say otherwise. A bad line gives a result with \"error\" and exit status 1 at the end; the others "
+     "go on.\n\n" MODEL_HELP,
+     "quire generate model.gguf -p \"The capital of France is\" --max-tokens 20 --temperature 0\n"
+     "quire generate model.gguf --file requests.jsonl --out results.jsonl\n"
+     "echo '{\"prompt\": \"Once upon a time\", \"n\": 2}' | quire generate model.gguf --file -",
+     generate_groups, 1, qr_cli_run_generate, generate_defaults},
+    {"tokenize", "MODEL", "text to token ids",
+     "Print the token ids of a file's bytes as one JSON array. A vocabulary-only GGUF will do.\n\n" MODEL_HELP,
+     "quire tokenize model.gguf --file book.txt\n"
+     "quire tokenize model.gguf -p \"Hello\" --no-add-special",
+     tokenize_groups, 1, qr_cli_run_tokenize, NULL},
+    {"detokenize", "MODEL", "token ids to text",
+     "Print the bytes of token ids, nothing added. A vocabulary-only GGUF will do.\n\n" MODEL_HELP,
+     "quire detokenize model.gguf --ids 1,2,3\n"
+     "quire tokenize model.gguf --file book.txt | quire detokenize model.gguf --file -",
+     detokenize_groups, 1, qr_cli_run_detokenize, NULL},
+    {"render", "MODEL", "a conversation to the exact prompt",
+     "Print the prompt that a chat template makes of a conversation, nothing added.\n\n" MODEL_HELP,
+     "quire render model.gguf --messages chat.json\n"
+     "quire render --template my.jinja --messages chat.json --bos \"<s>\"",
+     render_groups, 0, qr_cli_run_render, NULL},
+    {"logits", "MODEL", "the model's raw output for a prompt",
+     "Write the logits after each token of a prompt as float32 [L, vocab], little endian, for tests and "
+     "research.\n\n" MODEL_HELP,
+     "quire logits model.gguf --ids 1,2,3 --out logits.f32 --compute-dtype float32", logits_groups, 1,
+     qr_cli_run_logits, NULL},
+    {"inspect", "MODEL", "what is in a model's file",
+     "Show metadata, tensors, tokenizer and memory plan. Works on any readable file, also when the architecture is "
+     "not supported.\n\n" MODEL_HELP,
+     "quire inspect model.gguf\n"
+     "quire inspect model.gguf --json | jq .tensors",
+     inspect_groups, 1, qr_cli_run_inspect, NULL},
+    {"pull", "REPO[:FILE]", "fetch a model from a hub",
+     "Download a model from a hub that speaks Hugging Face's protocol. Without FILE: the repository's GGUF file if it "
+     "has exactly one, else its safetensors checkpoint. An interrupted download is resumed; checksums are compared "
+     "where the hub names them. HF_ENDPOINT and HF_TOKEN are honoured. Models go to $QUIRE_MODELS, else "
+     "$XDG_CACHE_HOME/quire/models, else ~/.cache/quire/models, where the other commands find them by the same name.",
+     "quire pull owner/model\n"
+     "quire pull owner/model-GGUF:model.Q4_K_M.gguf",
+     pull_groups, 1, qr_cli_run_pull, NULL},
+    {"bench throughput", "MODEL", "how many tokens a second, offline",
+     "Run all prompts at once, offline, and report requests and tokens per second, as `vllm bench throughput` does.",
+     "quire bench throughput model.gguf --num-prompts 64 --random-input-len 128 --random-output-len 128\n"
+     "quire bench throughput model.gguf --dataset-name sharegpt-lengths --dataset-path lengths.csv --json",
+     throughput_groups, 1, qr_cli_run_bench_throughput, throughput_defaults},
+    {"bench latency", "MODEL", "how long one batch takes, offline",
+     "Run the same batch again and again and report its latency, as `vllm bench latency` does.",
+     "quire bench latency model.gguf --batch-size 1 --input-len 32 --output-len 128 --num-iters 10", latency_groups, 1,
+     qr_cli_run_bench_latency, NULL},
+    {"bench serve", "", "load a running server and measure it",
+     "Send requests to a running server (quire, vLLM, or any with OpenAI's completions API) and report throughput, "
+     "time to first token (TTFT), time per output token (TPOT), inter-token latency (ITL) and end-to-end latency "
+     "(E2EL) under the names of `vllm bench serve`. Random prompts are token ids 32 to 255, which every vocabulary "
+     "has and none reserves.",
+     "quire bench serve --port 8000 --num-prompts 200 --max-concurrency 32 --ignore-eos\n"
+     "quire bench serve --dataset-name sharegpt-lengths --dataset-path lengths.csv --request-rate 4 --save-result",
+     bench_serve_groups, 0, qr_cli_run_bench_serve, NULL},
+    {0},
+};
+
+const qr_cli_command *qr_cli_find_command(int argc, char *const *argv, int *out_num_words)
+{
+    char name[64];
+    for (*out_num_words = 2; *out_num_words > 0; (*out_num_words)--) {
+        if (*out_num_words > argc) continue;
+        snprintf(name, sizeof name, "%s%s%s", argv[0], *out_num_words == 2 ? " " : "",
+                 *out_num_words == 2 ? argv[1] : "");
+        for (const qr_cli_command *c = qr_cli_commands; c->name; c++)
+            if (strcmp(c->name, name) == 0) return c;
+    }
+    return NULL;
+}

@@ -1,0 +1,109 @@
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/pool.h"
+#include "cli/cli.h"
+
+/* ---- model and engine ------------------------------------------------------------------------- */
+
+static void on_load_progress(void *user, double fraction) { qr_cli_progress_draw(user, fraction, ""); }
+
+int qr_cli_open_model(qr_cli_args *args, bool vocab_only, quire_model **out)
+{
+    quire_error error;
+    qr_cli_progress progress;
+    qr_cli_progress_start(&progress, "loading", 1000000);
+    args->model.vocab_only = vocab_only;
+    args->model.on_progress = on_load_progress;
+    args->model.user = &progress;
+    quire_status status = quire_model_open(args->words[0], &args->model, out, &error);
+    qr_cli_progress_end(&progress);
+    return status == QUIRE_OK ? QR_CLI_OK : qr_cli_fail("%s", error.message);
+}
+
+int qr_cli_create_engine(qr_cli_args *args, quire_model *model, quire_engine **out)
+{
+    quire_error error;
+    args->engine.seed = args->seed;
+    if (quire_engine_create(model, &args->engine, out, &error) == QUIRE_OK) return QR_CLI_OK;
+    return qr_cli_fail("%s", error.message);
+}
+
+void qr_cli_describe(quire_model *model, quire_engine *engine, const qr_cli_args *args)
+{
+    quire_model_info info;
+    quire_stats stats;
+    char weights[32], cache[32];
+    quire_model_get_info(model, &info);
+    quire_engine_get_stats(engine, &stats);
+    qr_cli_format_bytes((double)info.weights_bytes, weights, sizeof weights);
+    qr_cli_format_bytes((double)stats.kv_cache_bytes, cache, sizeof cache);
+    int64_t num_tokens = stats.num_kv_blocks * stats.block_size;
+    int64_t blocks_per_seq = (stats.max_model_len + stats.block_size - 1) / stats.block_size;
+    qr_cli_note("model     %s (%s, %s, %.3g M parameters, %s)", info.name, info.architecture, info.weight_dtype,
+                (double)info.num_parameters / 1e6, weights);
+    qr_cli_note("compute   %s, %d thread%s%s%s", info.compute_dtype,
+                args->model.threads ? args->model.threads : qr_cpu_count(),
+                (args->model.threads ? args->model.threads : qr_cpu_count()) == 1 ? "" : "s",
+                getenv("QUIRE_CPU") ? ", QUIRE_CPU=" : "", getenv("QUIRE_CPU") ? getenv("QUIRE_CPU") : "");
+    qr_cli_note("KV cache  %lld blocks of %d = %lld tokens, %.4g sequences of %d (%s, %s)",
+                (long long)stats.num_kv_blocks, stats.block_size, (long long)num_tokens,
+                (double)stats.num_kv_blocks / (double)blocks_per_seq, stats.max_model_len, stats.kv_cache_dtype, cache);
+}
+
+/* ---- input ------------------------------------------------------------------------------------ */
+
+quire_status qr_cli_read_file(const char *path, qr_buf *out, quire_error *error)
+{
+    FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
+    if (!file) return qr_fail(error, QUIRE_IO, "%s: %s", path, strerror(errno));
+    quire_status status = QUIRE_OK;
+    size_t got;
+    do {
+        if (qr_buf_reserve(out, 1 << 16) != 0) {
+            status = qr_fail_nomem(error, path, out->len);
+            break;
+        }
+        got = fread(out->data + out->len, 1, 1 << 16, file);
+        out->len += got;
+    } while (got > 0);
+    if (status == QUIRE_OK && ferror(file)) status = qr_fail(error, QUIRE_IO, "%s: %s", path, strerror(errno));
+    if (out->data) out->data[out->len] = '\0';
+    if (file != stdin) fclose(file);
+    return status;
+}
+
+quire_status qr_cli_parse_ids(const char *text, int32_t **out, size_t *out_count, quire_error *error)
+{
+    size_t count = 0, max = 1;
+    for (const char *c = text; *c; c++) max += *c == ',';
+    int32_t *ids = qr_calloc(max, sizeof *ids);
+    if (!ids) return qr_fail_nomem(error, "token ids", max * sizeof *ids);
+    const char *at = text + strspn(text, " \t\r\n");
+    bool bracket = *at == '[';
+    at += bracket;
+    while (at += strspn(at, " \t\r\n"), *at && *at != ']') {
+        char *end;
+        errno = 0;
+        long value = strtol(at, &end, 10);
+        bool ok = end != at && errno == 0 && value >= 0 && value <= INT32_MAX;
+        end += strspn(end, " \t\r\n");
+        if (!ok || (*end && *end != ',' && *end != ']')) {
+            quire_status status =
+                qr_fail(error, QUIRE_INVALID, "'%.20s' is not a token id; write 1,2,3 or [1, 2, 3]", at);
+            qr_free(ids);
+            return status;
+        }
+        ids[count++] = (int32_t)value;
+        at = end + (*end == ',');
+    }
+    if (bracket ? *at != ']' || at[1 + strspn(at + 1, " \t\r\n")] : *at == ']') {
+        qr_free(ids);
+        return qr_fail(error, QUIRE_INVALID, "token ids: brackets do not match; write 1,2,3 or [1, 2, 3]");
+    }
+    *out = ids;
+    *out_count = count;
+    return QUIRE_OK;
+}
