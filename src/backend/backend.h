@@ -42,7 +42,9 @@ typedef struct qr_batch {
 } qr_batch;
 
 typedef struct qr_kv_config {
-    int num_layers, num_kv_heads, head_size, block_size;
+    int num_layers, num_kv_heads;
+    int head_size;  /* 1 to 512 */
+    int block_size; /* 8, 16, 32, 64 or 128 */
     int64_t num_blocks;
     qr_dtype dtype; /* QR_F32 | QR_F16 */
 } qr_kv_config;
@@ -133,9 +135,11 @@ typedef struct qr_backend_ops {
      *   matrices of the same K side by side (off_j = sum of the N before j): Q, K, V in one pass.
      *   Float weights: acc = fma(x[k], w[k], acc), k ascending from acc = 0.
      *   Low-bit weights, AUTO: x in groups of 32: d = max|x| / 127, q = round-to-even(x * (1 / d)) (all 0 when d = 0),
-     *     asum = d * sum(q); per weight group (32, or 16 for the formats that have 16) in ascending k:
-     *     acc = fma((float)isum, ws * d, acc); then, when the format has minimums, acc = fma(wm, asum, acc).
-     *     isum is the exact integer dot product. */
+     *     (d below FLT_MIN: all 0).  Per weight group (32, or 16 for Q2_K, Q3_K, Q6_K) in ascending k:
+     *     acc = fma((float)isum, ws * d, acc); then, when the format has minimums, acc = fma(wm, asum, acc), where
+     *     asum = d * sum of the group's q, isum = the exact integer sum of q * (code - zero),
+     *     zero = 8 (Q4_0), 16 (Q5_0), 4 (Q3_K), 32 (Q6_K), 0 (Q8_0's signed codes and formats with minimums),
+     *     ws = d_w (K formats: d_w * sc), wm = m (Q4_1, Q5_1) or -(dmin * mn) (Q2_K, Q4_K, Q5_K): exact products. */
     void (*linear)(qr_backend *be, const float *x, int64_t ld_x, int num_tokens, const qr_weight *const *weights,
                    const float *const *biases, int num_weights, float *y, int64_t ld_y, bool accumulate);
 
@@ -143,12 +147,16 @@ typedef struct qr_backend_ops {
     void (*gated_act)(qr_backend *be, const float *gate_up, qr_act act, int num_tokens, int64_t cols, float *out);
     void (*act)(qr_backend *be, float *x, qr_act act, int num_tokens, int64_t cols);
 
+    /* rope_kv_write: per pair x0 = fma(x0, cos, -(x1 * sin)), x1 = fma(x0, sin, x1 * cos). K and V round to nearest. */
     void (*rope_kv_write)(qr_backend *be, const qr_batch *batch, const qr_rope_kv_args *args);
 
     /* attention over the paged context, causal within each request.
-     *   score(p, t) = fma chain over d ascending, times scale; context in tiles of 128 absolute positions, online
-     *   softmax per (token, head): a tile's maximum updates the running one, sums and outputs are rescaled once per
-     *   tile; exp is the backend's own fixed polynomial; outputs are fma chains over t ascending. */
+     *   score(p, t) = fma chain over d ascending, times scale.  Per (token, head) and tile of 128 absolute positions:
+     *   m = largest visible score, l = sum of exp(score - m) (16 lanes, lane t % 16, and tree), o = fma chain over
+     *   visible t ascending, from 0.  Tiles are merged in order within segments of 512 positions, segments in order:
+     *   merge(A, B): M = max(mA, mB), a = exp(mA - M), b = exp(mB - M), l = fma(lA, a, lB * b), o = fma(oA, a, oB * b);
+     *   the first is taken as it is.  out = o * (1 / l).  exp is the backend's own fixed polynomial.
+     *   Positions that no query sees (stale slots, freed window blocks) are never used, whatever they hold. */
     void (*attention)(qr_backend *be, const qr_batch *batch, const qr_attention_args *args);
 
     /* out[i, :] = x[rows[i], :] */

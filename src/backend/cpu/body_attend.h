@@ -1,0 +1,199 @@
+/* body_attend: softmax(q K^T) V over one tile of 128 positions, over the v16 of vec_*.h.
+ *
+ *   scores   rows x 16 keys across lanes, fma over head dimensions ascending, times scale
+ *   softmax  of each row's visible range alone
+ *   out      rows x 16 dimensions across lanes, fma over positions ascending; never touches an invisible position,
+ *            whose memory may hold anything
+ *
+ * Included once by each kernels_*.c. */
+#ifndef QR_BACKEND_CPU_BODY_ATTEND_H
+#define QR_BACKEND_CPU_BODY_ATTEND_H
+
+#include "backend/cpu/body_linear.h"
+#include "backend/cpu/body_rows.h"
+
+enum { ATTEND_ROWS = V16_TOKENS / 2, ATTEND_VECS = V16_PANELS * 2 }; /* register tile: as many as in float_tile */
+
+/* Keys 16 j .. 16 j + 15 of the tile, dimension d. */
+INLINE v16 load_keys(const qr_attend_tile *a, qr_dtype dtype, const int small_blocks, int j, int d)
+{
+    int at = 16 * j;
+    if (small_blocks) { /* blocks of 8 */
+        if (dtype == QR_F16)
+            return v16_load_f16_pair((const uint16_t *)a->k[2 * j] + 8 * d, (const uint16_t *)a->k[2 * j + 1] + 8 * d);
+        return v16_load_pair((const float *)a->k[2 * j] + 8 * d, (const float *)a->k[2 * j + 1] + 8 * d);
+    }
+    int64_t offset = (int64_t)d * a->block_size + at % a->block_size;
+    if (dtype == QR_F16) return v16_load_f16((const uint16_t *)a->k[at / a->block_size] + offset);
+    return v16_load((const float *)a->k[at / a->block_size] + offset);
+}
+
+INLINE void score_tile(const qr_attend_tile *a, qr_dtype dtype, const int small_blocks, int row, const int R, int j,
+                       const int P)
+{
+    v16 sum[ATTEND_ROWS][ATTEND_VECS];
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int p = 0; p < P; p++) sum[r][p] = v16_set1(0.0f);
+    for (int d = 0; d < a->head_size; d++) {
+        v16 b[ATTEND_VECS];
+        UNROLL
+        for (int p = 0; p < P; p++) b[p] = load_keys(a, dtype, small_blocks, j + p, d);
+        UNROLL
+        for (int r = 0; r < R; r++) {
+            v16 q = v16_set1(a->q[row + r][d]);
+            UNROLL
+            for (int p = 0; p < P; p++) sum[r][p] = v16_fma(q, b[p], sum[r][p]);
+        }
+    }
+    v16 scale = v16_set1(a->scale);
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int p = 0; p < P; p++)
+        v16_store(a->scores + (row + r) * QR_ATTEND_TILE + 16 * (j + p), v16_mul(sum[r][p], scale));
+}
+
+INLINE void score_rows(const qr_attend_tile *a, qr_dtype dtype, const int small_blocks, int row, const int R, int j,
+                       int end_j)
+{
+    for (; j + ATTEND_VECS <= end_j; j += ATTEND_VECS) score_tile(a, dtype, small_blocks, row, R, j, ATTEND_VECS);
+    for (; j < end_j; j++) score_tile(a, dtype, small_blocks, row, R, j, 1);
+}
+
+INLINE void score_all(const qr_attend_tile *a, qr_dtype dtype, const int small_blocks, int first, int end)
+{
+    int j = first / 16, end_j = (end + 15) / 16, row = 0;
+    for (; row + ATTEND_ROWS <= a->num_rows; row += ATTEND_ROWS)
+        score_rows(a, dtype, small_blocks, row, ATTEND_ROWS, j, end_j);
+#define CALL(n) score_rows(a, dtype, small_blocks, row, n, j, end_j)
+    if (row < a->num_rows) FOR_COUNT(a->num_rows - row, ATTEND_ROWS - 1, CALL)
+#undef CALL
+}
+
+/* scores[first, end) become exp(score - max); the row's max and sum */
+static void softmax_row(qr_attend_tile *a, int row)
+{
+    int first = a->first[row], end = a->end[row];
+    float *s = a->scores + row * QR_ATTEND_TILE;
+    v16 m = v16_set1(-INFINITY);
+    for (int i = first / 16 * 16; i < end; i += 16)
+        m = v16_max(v16_keep(v16_load(s + i), first - i, end - i < 16 ? end - i : 16, -INFINITY), m);
+    a->max[row] = v16_largest(m);
+    v16 max = v16_set1(a->max[row]), sum = v16_set1(0.0f);
+    for (int i = first / 16 * 16; i < end; i += 16) {
+        v16 e = v16_exp(v16_sub(v16_load(s + i), max));
+        e = v16_keep(e, first - i, end - i < 16 ? end - i : 16, 0.0f);
+        v16_store(s + i, e);
+        sum = v16_add(e, sum);
+    }
+    a->sum[row] = v16_sum(sum);
+}
+
+INLINE void value_tile(const qr_attend_tile *a, qr_dtype dtype, int row, const int R, int dim, const int P, int first,
+                       int end)
+{
+    v16 sum[ATTEND_ROWS][ATTEND_VECS];
+    float *out = a->out + row * a->padded + dim;
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int p = 0; p < P; p++) sum[r][p] = v16_load(out + r * a->padded + 16 * p);
+    const float *s = a->scores + row * QR_ATTEND_TILE;
+    const size_t elem = dtype == QR_F16 ? 2 : 4;
+    for (int t = first; t < end;) {
+        int in_block = t % a->block_size;
+        int stop = t - in_block + a->block_size < end ? t - in_block + a->block_size : end;
+        const uint8_t *v = (const uint8_t *)a->v[t / a->block_size] + elem * (size_t)(in_block * a->padded + dim);
+        for (; t < stop; t++, v += elem * (size_t)a->padded) {
+            v16 b[ATTEND_VECS];
+            UNROLL
+            for (int p = 0; p < P; p++)
+                b[p] =
+                    dtype == QR_F16 ? v16_load_f16((const uint16_t *)v + 16 * p) : v16_load((const float *)v + 16 * p);
+            UNROLL
+            for (int r = 0; r < R; r++) {
+                v16 e = v16_set1(s[r * QR_ATTEND_TILE + t]);
+                UNROLL
+                for (int p = 0; p < P; p++) sum[r][p] = v16_fma(e, b[p], sum[r][p]);
+            }
+        }
+    }
+    UNROLL
+    for (int r = 0; r < R; r++) UNROLL
+    for (int p = 0; p < P; p++) v16_store(out + r * a->padded + 16 * p, sum[r][p]);
+}
+
+INLINE void value_rows(const qr_attend_tile *a, qr_dtype dtype, int row, const int R, int first, int end)
+{
+    int dim = 0;
+    for (; dim + 16 * ATTEND_VECS <= a->padded; dim += 16 * ATTEND_VECS)
+        value_tile(a, dtype, row, R, dim, ATTEND_VECS, first, end);
+    for (; dim < a->padded; dim += 16) value_tile(a, dtype, row, R, dim, 1, first, end);
+}
+
+/* Rows [row, row + R): first what each sees before the common range, then that range together, then the rest. */
+INLINE void value_group(const qr_attend_tile *a, qr_dtype dtype, int row, const int R)
+{
+    int first = 0, end = QR_ATTEND_TILE;
+    for (int r = row; r < row + R; r++) {
+        if (a->first[r] > first) first = a->first[r];
+        if (a->end[r] < end) end = a->end[r];
+    }
+    if (end < first) end = first;
+    for (int r = row; r < row + R; r++)
+        if (a->first[r] < first) value_rows(a, dtype, r, 1, a->first[r], first < a->end[r] ? first : a->end[r]);
+    if (first < end) value_rows(a, dtype, row, R, first, end);
+    for (int r = row; r < row + R; r++)
+        if (end < a->end[r]) value_rows(a, dtype, r, 1, end > a->first[r] ? end : a->first[r], a->end[r]);
+}
+
+INLINE void attend_as(qr_attend_tile *a, qr_dtype dtype)
+{
+    int first = QR_ATTEND_TILE, end = 0;
+    for (int r = 0; r < a->num_rows; r++) {
+        if (a->first[r] >= a->end[r]) continue;
+        if (a->first[r] < first) first = a->first[r];
+        if (a->end[r] > end) end = a->end[r];
+    }
+    if (a->block_size < 16)
+        score_all(a, dtype, 1, first, end);
+    else
+        score_all(a, dtype, 0, first, end);
+    for (int r = 0; r < a->num_rows; r++)
+        if (a->first[r] < a->end[r]) softmax_row(a, r);
+    memset(a->out, 0, (size_t)a->num_rows * (size_t)a->padded * sizeof *a->out);
+    int row = 0;
+    for (; row + ATTEND_ROWS <= a->num_rows; row += ATTEND_ROWS) value_group(a, dtype, row, ATTEND_ROWS);
+#define CALL(n) value_group(a, dtype, row, n)
+    if (row < a->num_rows) FOR_COUNT(a->num_rows - row, ATTEND_ROWS - 1, CALL)
+#undef CALL
+}
+
+static void attend(qr_attend_tile *a)
+{
+    if (a->dtype == QR_F16)
+        attend_as(a, QR_F16);
+    else
+        attend_as(a, QR_F32);
+}
+
+static void merge(float *m, float *l, float *o, float later_m, float later_l, const float *later_o, int cols)
+{
+    float max = later_m > *m ? later_m : *m;
+    float scale = exp_one(*m - max), later_scale = exp_one(later_m - max);
+    *m = max;
+    *l = fmaf(*l, scale, later_l * later_scale);
+    v16 a = v16_set1(scale), b = v16_set1(later_scale);
+    for (int i = 0; i < cols; i += 16) v16_store(o + i, v16_fma(v16_load(o + i), a, v16_mul(v16_load(later_o + i), b)));
+}
+
+/* The table of the instruction set that includes this. */
+#define KERNEL_TABLE(set_name, is_supported)                                                                        \
+    {                                                                                                               \
+        .name = set_name, .supported = is_supported, .strip_panels = 4, .linear_float = linear_float,               \
+        .linear_lowbit = linear_lowbit, .quantize_row = quantize_row, .store_rows = store_rows,                     \
+        .rms_norm_row = rms_norm_row, .layer_norm_row = layer_norm_row, .act_row = act_row, .rope_head = rope_head, \
+        .f16_row = f16_row, .scale_row = scale_row, .add_row = add_row, .attend = attend, .merge = merge,           \
+        .row_stats = row_stats, .exp_row = exp_row                                                                  \
+    }
+
+#endif

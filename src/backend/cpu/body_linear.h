@@ -1,0 +1,117 @@
+/* body_linear: register tiles of the float and the low-bit matrix products, over the v16 of vec_*.h.
+ *
+ *   tokens t, t+1, ...  x  panels p, p+1, ...:  one accumulator each, columns in ascending order
+ *
+ * Included once by each kernels_*.c, which defines before:
+ *   enum { LOWBIT_TOKENS, LOWBIT_PANELS }   the low-bit register tile, at most 8 x 4
+ *   lowbit_tile(format, w, panel_bytes, k, x, ld_x, T, P, acc, ld_acc)   always inlined, with constant format, T, P */
+#ifndef QR_BACKEND_CPU_BODY_LINEAR_H
+#define QR_BACKEND_CPU_BODY_LINEAR_H
+
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/unroll.h"
+
+INLINE v16 load_weights(qr_dtype dtype, const uint8_t *w)
+{
+    if (dtype == QR_F16) return v16_load_f16((const uint16_t *)w);
+    if (dtype == QR_BF16) return v16_load_bf16((const uint16_t *)w);
+    return v16_load((const float *)w);
+}
+
+INLINE void float_tile(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, int64_t k, const float *x, int64_t ld_x,
+                       const int T, const int P, float *acc, int64_t ld_acc)
+{
+    const size_t step = dtype == QR_F32 ? 64 : 32;
+    v16 sum[V16_TOKENS][4];
+    UNROLL
+    for (int t = 0; t < T; t++) UNROLL
+    for (int p = 0; p < P; p++) sum[t][p] = v16_load(acc + t * ld_acc + p * 16);
+    for (int64_t i = 0; i < k; i++, w += step) {
+        v16 b[4];
+        UNROLL
+        for (int p = 0; p < P; p++) b[p] = load_weights(dtype, w + (size_t)p * panel_bytes);
+        UNROLL
+        for (int t = 0; t < T; t++) {
+            v16 a = v16_set1(x[t * ld_x + i]);
+            UNROLL
+            for (int p = 0; p < P; p++) sum[t][p] = v16_fma(a, b[p], sum[t][p]);
+        }
+    }
+    UNROLL
+    for (int t = 0; t < T; t++) UNROLL
+    for (int p = 0; p < P; p++) v16_store(acc + t * ld_acc + p * 16, sum[t][p]);
+}
+
+INLINE void float_panels(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, const int P, int64_t k, const float *x,
+                         int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)
+{
+    int t = 0;
+    for (; t + V16_TOKENS <= num_tokens; t += V16_TOKENS)
+        float_tile(dtype, w, panel_bytes, k, x + t * ld_x, ld_x, V16_TOKENS, P, acc + t * ld_acc, ld_acc);
+#define CALL(n) float_tile(dtype, w, panel_bytes, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
+    if (t < num_tokens) FOR_COUNT(num_tokens - t, V16_TOKENS - 1, CALL)
+#undef CALL
+}
+
+INLINE void float_run(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, int num_panels, int64_t k, const float *x,
+                      int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)
+{
+    int p = 0;
+    if (num_tokens == 1) /* one token: more panels at once, for independent chains */
+        for (; p + 4 <= num_panels; p += 4, w += 4 * panel_bytes)
+            float_tile(dtype, w, panel_bytes, k, x, ld_x, 1, 4, acc + p * 16, ld_acc);
+    for (; p + V16_PANELS <= num_panels; p += V16_PANELS, w += V16_PANELS * panel_bytes)
+        float_panels(dtype, w, panel_bytes, V16_PANELS, k, x, ld_x, num_tokens, acc + p * 16, ld_acc);
+    for (; p < num_panels; p++, w += panel_bytes)
+        float_panels(dtype, w, panel_bytes, 1, k, x, ld_x, num_tokens, acc + p * 16, ld_acc);
+}
+
+static void linear_float(qr_dtype dtype, const void *w, size_t panel_bytes, int num_panels, int64_t k, const float *x,
+                         int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)
+{
+    switch (dtype) {
+    case QR_F16: float_run(QR_F16, w, panel_bytes, num_panels, k, x, ld_x, num_tokens, acc, ld_acc); break;
+    case QR_BF16: float_run(QR_BF16, w, panel_bytes, num_panels, k, x, ld_x, num_tokens, acc, ld_acc); break;
+    default: float_run(QR_F32, w, panel_bytes, num_panels, k, x, ld_x, num_tokens, acc, ld_acc); break;
+    }
+}
+
+INLINE void lowbit_panels(const qr_lowbit f, const uint8_t *w, size_t panel_bytes, const int P, int64_t k,
+                          const qr_act_group *x, int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)
+{
+    int t = 0;
+    for (; t + LOWBIT_TOKENS <= num_tokens; t += LOWBIT_TOKENS)
+        lowbit_tile(f, w, panel_bytes, k, x + t * ld_x, ld_x, LOWBIT_TOKENS, P, acc + t * ld_acc, ld_acc);
+#define CALL(n) lowbit_tile(f, w, panel_bytes, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
+    if (t < num_tokens) FOR_COUNT(num_tokens - t, LOWBIT_TOKENS - 1, CALL)
+#undef CALL
+}
+
+/* One function per format: the compiler specialises the tile for it. */
+#define XX(name, bits, zero, super, halves, has_min, code_limit)                                                      \
+    static void lowbit_##name(const uint8_t *w, size_t panel_bytes, int num_panels, int64_t k, const qr_act_group *x, \
+                              int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)                               \
+    {                                                                                                                 \
+        const qr_lowbit f = {bits, zero, super, halves, has_min, code_limit};                                         \
+        int p = 0;                                                                                                    \
+        for (; p + LOWBIT_PANELS <= num_panels; p += LOWBIT_PANELS, w += LOWBIT_PANELS * panel_bytes)                 \
+            lowbit_panels(f, w, panel_bytes, LOWBIT_PANELS, k, x, ld_x, num_tokens, acc + p * 16, ld_acc);            \
+        for (; LOWBIT_PANELS > 1 && p < num_panels; p++, w += panel_bytes)                                            \
+            lowbit_panels(f, w, panel_bytes, 1, k, x, ld_x, num_tokens, acc + p * 16, ld_acc);                        \
+    }
+QR_LOWBIT_MAP(XX)
+#undef XX
+
+static void linear_lowbit(qr_dtype dtype, const void *w, size_t panel_bytes, int num_panels, int64_t k,
+                          const qr_act_group *x, int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)
+{
+    switch (dtype) {
+#define XX(name, ...) \
+    case QR_##name: lowbit_##name(w, panel_bytes, num_panels, k, x, ld_x, num_tokens, acc, ld_acc); break;
+        QR_LOWBIT_MAP(XX)
+#undef XX
+    default: break; /* weight_create packs no other type */
+    }
+}
+
+#endif

@@ -1,0 +1,255 @@
+/* body_rows: normalisation, activations, rotation, exp and quantization of rows, over the v16 of vec_*.h.
+ * Included once by each kernels_*.c.  Orders of operations: backend.h. */
+#ifndef QR_BACKEND_CPU_BODY_ROWS_H
+#define QR_BACKEND_CPU_BODY_ROWS_H
+
+#include <float.h>
+#include <math.h>
+
+#include "backend/cpu/kernels.h"
+
+/* e^x within about 1 ulp: 0 below -87, e^88.37 above it, NaN for NaN.
+ * Cody-Waite reduction by ln 2 in two parts, then Cephes' polynomial of degree 7 on [-ln2/2, ln2/2]. */
+static inline v16 v16_exp(v16 x)
+{
+    v16 clamped = v16_max(v16_set1(-87.0f), v16_min(v16_set1(88.37f), x));
+    v16 n = v16_round(v16_mul(clamped, v16_set1(1.44269504f)));
+    v16 r = v16_fma(n, v16_set1(-0.693359375f), clamped);
+    r = v16_fma(n, v16_set1(2.12194440e-4f), r);
+    v16 p = v16_set1(1.9875691500e-4f);
+    p = v16_fma(p, r, v16_set1(1.3981999507e-3f));
+    p = v16_fma(p, r, v16_set1(8.3334519073e-3f));
+    p = v16_fma(p, r, v16_set1(4.1665795894e-2f));
+    p = v16_fma(p, r, v16_set1(1.6666665459e-1f));
+    p = v16_fma(p, r, v16_set1(5.0000001201e-1f));
+    p = v16_fma(v16_mul(p, r), r, r);
+    p = v16_add(p, v16_set1(1.0f));
+    v16 y = v16_mul(p, v16_pow2(n));
+    return v16_select_lt(x, v16_set1(-87.0f), v16_set1(0.0f), y);
+}
+
+static inline float exp_one(float x)
+{
+    float lanes[16];
+    v16_store(lanes, v16_exp(v16_set1(x)));
+    return lanes[0];
+}
+
+static inline v16 act_silu(v16 x)
+{
+    v16 e = v16_exp(v16_sub(v16_set1(0.0f), x));
+    return v16_div(x, v16_add(v16_set1(1.0f), e));
+}
+
+/* 0.5 x (1 + tanh u) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3) */
+static inline v16 act_gelu_tanh(v16 x)
+{
+    v16 u = v16_mul(v16_mul(x, v16_set1(-1.5957691216f)), v16_fma(v16_mul(x, x), v16_set1(0.044715f), v16_set1(1.0f)));
+    return v16_div(x, v16_add(v16_set1(1.0f), v16_exp(u)));
+}
+
+/* 0.5 x (1 + erf(x / sqrt 2)); erf within 1.5e-7: Abramowitz and Stegun 7.1.26 */
+static inline v16 act_gelu_erf(v16 x)
+{
+    v16 z = v16_mul(v16_abs(x), v16_set1(0.70710678f));
+    v16 t = v16_div(v16_set1(1.0f), v16_fma(z, v16_set1(0.3275911f), v16_set1(1.0f)));
+    v16 p = v16_set1(1.061405429f);
+    p = v16_fma(p, t, v16_set1(-1.453152027f));
+    p = v16_fma(p, t, v16_set1(1.421413741f));
+    p = v16_fma(p, t, v16_set1(-0.284496736f));
+    p = v16_fma(p, t, v16_set1(0.254829592f));
+    v16 tail = v16_mul(v16_mul(p, t), v16_exp(v16_mul(v16_sub(v16_set1(0.0f), z), z)));
+    v16 erf = v16_copysign(v16_sub(v16_set1(1.0f), tail), x);
+    return v16_mul(v16_mul(v16_set1(0.5f), x), v16_add(v16_set1(1.0f), erf));
+}
+
+static inline v16 act_apply(qr_act act, v16 x)
+{
+    switch (act) {
+    case QR_ACT_SILU: return act_silu(x);
+    case QR_ACT_GELU_TANH: return act_gelu_tanh(x);
+    case QR_ACT_GELU_ERF: return act_gelu_erf(x);
+    case QR_ACT_RELU: break;
+    }
+    return v16_max(x, v16_set1(0.0f));
+}
+
+static void act_row(const float *x, const float *up, qr_act act, int64_t cols, float *out)
+{
+    int64_t i = 0;
+    for (; i + 16 <= cols; i += 16) {
+        v16 y = act_apply(act, v16_load(x + i));
+        v16_store(out + i, up ? v16_mul(y, v16_load(up + i)) : y);
+    }
+    if (i < cols) {
+        int n = (int)(cols - i);
+        v16 y = act_apply(act, v16_load_n(x + i, n));
+        v16_store_n(out + i, up ? v16_mul(y, v16_load_n(up + i, n)) : y, n);
+    }
+}
+
+static void rms_norm_row(const float *x, const float *w, float eps, int64_t cols, float *out)
+{
+    v16 sum = v16_set1(0.0f);
+    int64_t i = 0;
+    for (; i + 16 <= cols; i += 16) {
+        v16 v = v16_load(x + i);
+        sum = v16_fma(v, v, sum);
+    }
+    int rest = (int)(cols - i);
+    if (rest > 0) {
+        v16 v = v16_load_n(x + i, rest);
+        sum = v16_fma(v, v, sum);
+    }
+    float inverse = 1.0f / sqrtf(v16_sum(sum) / (float)cols + eps);
+    v16 r = v16_set1(inverse);
+    for (i = 0; i + 16 <= cols; i += 16) v16_store(out + i, v16_mul(v16_mul(v16_load(x + i), r), v16_load(w + i)));
+    if (rest > 0) v16_store_n(out + i, v16_mul(v16_mul(v16_load_n(x + i, rest), r), v16_load_n(w + i, rest)), rest);
+}
+
+static void layer_norm_row(const float *x, const float *w, const float *b, float eps, int64_t cols, float *out)
+{
+    int64_t whole = cols / 16 * 16;
+    int rest = (int)(cols - whole);
+    v16 sum = v16_set1(0.0f);
+    for (int64_t i = 0; i < whole; i += 16) sum = v16_add(v16_load(x + i), sum);
+    if (rest > 0) sum = v16_add(v16_load_n(x + whole, rest), sum);
+    v16 mean = v16_set1(v16_sum(sum) / (float)cols);
+    v16 squares = v16_set1(0.0f);
+    for (int64_t i = 0; i < whole; i += 16) {
+        v16 v = v16_sub(v16_load(x + i), mean);
+        squares = v16_fma(v, v, squares);
+    }
+    if (rest > 0) {
+        v16 v = v16_keep(v16_sub(v16_load_n(x + whole, rest), mean), 0, rest, 0.0f);
+        squares = v16_fma(v, v, squares);
+    }
+    v16 r = v16_set1(1.0f / sqrtf(v16_sum(squares) / (float)cols + eps));
+    for (int64_t i = 0; i < cols; i += 16) {
+        int n = cols - i < 16 ? (int)(cols - i) : 16;
+        v16 v = v16_mul(v16_sub(n == 16 ? v16_load(x + i) : v16_load_n(x + i, n), mean), r);
+        v16 weight = n == 16 ? v16_load(w + i) : v16_load_n(w + i, n);
+        v16 bias = !b ? v16_set1(0.0f) : n == 16 ? v16_load(b + i) : v16_load_n(b + i, n);
+        v = v16_fma(v, weight, bias);
+        if (n == 16)
+            v16_store(out + i, v);
+        else
+            v16_store_n(out + i, v, n);
+    }
+}
+
+/* (x0, x1) -> (x0 cos - x1 sin, x0 sin + x1 cos), each one product and one fma */
+static void rope_head(float *x, qr_rope_style style, int rotary_dim, const float *cos, const float *sin)
+{
+    int half = rotary_dim / 2;
+    if (style == QR_ROPE_ADJACENT) {
+        for (int i = 0; i < half; i++) {
+            float a = x[2 * i], b = x[2 * i + 1];
+            x[2 * i] = fmaf(a, cos[i], -(b * sin[i]));
+            x[2 * i + 1] = fmaf(a, sin[i], b * cos[i]);
+        }
+        return;
+    }
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = fmaf(a, cos[i], -(b * sin[i]));
+        x[i + half] = fmaf(a, sin[i], b * cos[i]);
+    }
+}
+
+static void f16_row(const float *x, int64_t cols, uint16_t *out)
+{
+    int64_t i = 0;
+    for (; i + 16 <= cols; i += 16) v16_store_f16(out + i, v16_load(x + i));
+    if (i < cols) {
+        uint16_t lanes[16];
+        v16_store_f16(lanes, v16_load_n(x + i, (int)(cols - i)));
+        memcpy(out + i, lanes, (size_t)(cols - i) * sizeof *out);
+    }
+}
+
+static void scale_row(float *x, int64_t cols, float scale)
+{
+    for (int64_t i = 0; i < cols; i++) x[i] *= scale;
+}
+
+static void add_row(float *x, const float *y, int64_t cols)
+{
+    for (int64_t i = 0; i < cols; i++) x[i] += y[i];
+}
+
+static void quantize_row(const float *x, int64_t cols, qr_act_group *out)
+{
+    for (int64_t i = 0; i < cols; i += QR_GROUP, out++) {
+        v16 a = v16_load(x + i), b = v16_load(x + i + 16);
+        float d = v16_largest(v16_max(v16_abs(a), v16_abs(b))) / 127.0f;
+        v16 inverse = v16_set1(d >= FLT_MIN ? 1.0f / d : 0.0f); /* 1 / d would overflow for smaller ones */
+        v16_store_s8(out->q, v16_round(v16_mul(a, inverse)));
+        v16_store_s8(out->q + 16, v16_round(v16_mul(b, inverse)));
+        int32_t lo = 0, hi = 0;
+        for (int j = 0; j < 16; j++) lo += out->q[j];
+        for (int j = 16; j < 32; j++) hi += out->q[j];
+        out->d = d;
+        out->sum = lo + hi;
+        out->asum = d * (float)out->sum;
+        out->half_sum[0] = lo;
+        out->half_sum[1] = hi;
+        out->half_asum[0] = d * (float)lo;
+        out->half_asum[1] = d * (float)hi;
+        out->unused = 0;
+    }
+}
+
+static void store_rows(const float *acc, int64_t ld_acc, const float *bias, bool accumulate, int num_tokens,
+                       int64_t cols, float *y, int64_t ld_y)
+{
+    for (int t = 0; t < num_tokens; t++, acc += ld_acc, y += ld_y) {
+        for (int64_t i = 0; i < cols; i += 16) {
+            int n = cols - i < 16 ? (int)(cols - i) : 16;
+            v16 v = v16_load(acc + i); /* acc rows are whole panels */
+            if (n == 16) {
+                if (bias) v = v16_add(v, v16_load(bias + i));
+                if (accumulate) v = v16_add(v, v16_load(y + i));
+                v16_store(y + i, v);
+            } else {
+                if (bias) v = v16_add(v, v16_load_n(bias + i, n));
+                if (accumulate) v = v16_add(v, v16_load_n(y + i, n));
+                v16_store_n(y + i, v, n);
+            }
+        }
+    }
+}
+
+static void row_stats(const float *x, int64_t cols, float *out_max, int32_t *out_argmax, float *out_sum_exp)
+{
+    const v16 lowest = v16_set1(-INFINITY);
+    int64_t whole = cols / 16 * 16;
+    int rest = (int)(cols - whole);
+    v16 m = lowest;
+    for (int64_t i = 0; i < whole; i += 16) m = v16_max(v16_load(x + i), m);
+    v16 tail = rest > 0 ? v16_keep(v16_load_n(x + whole, rest), 0, rest, -INFINITY) : lowest;
+    float max = v16_largest(v16_max(tail, m));
+    v16 maxes = v16_set1(max);
+    int64_t at = 0;
+    while (at < whole && !v16_any_eq(v16_load(x + at), maxes)) at += 16;
+    while (at < cols && x[at] != max) at++;
+    v16 sum = v16_set1(0.0f);
+    for (int64_t i = 0; i < whole; i += 16) sum = v16_add(v16_exp(v16_sub(v16_load(x + i), maxes)), sum);
+    if (rest > 0) sum = v16_add(v16_keep(v16_exp(v16_sub(tail, maxes)), 0, rest, 0.0f), sum);
+    *out_max = max;
+    *out_argmax = at < cols ? (int32_t)at : 0; /* all NaN */
+    *out_sum_exp = v16_sum(sum);
+}
+
+static void exp_row(const float *x, int64_t cols, float sub, float scale, float *out)
+{
+    v16 subs = v16_set1(sub), scales = v16_set1(scale);
+    int64_t i = 0;
+    for (; i + 16 <= cols; i += 16) v16_store(out + i, v16_exp(v16_mul(v16_sub(v16_load(x + i), subs), scales)));
+    if (i < cols) {
+        int n = (int)(cols - i);
+        v16_store_n(out + i, v16_exp(v16_mul(v16_sub(v16_load_n(x + i, n), subs), scales)), n);
+    }
+}
+
+#endif

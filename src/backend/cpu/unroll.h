@@ -1,0 +1,51 @@
+/* unroll: register tiles as arrays: loops with constant bounds become straight code, arrays become registers. */
+#ifndef QR_BACKEND_CPU_UNROLL_H
+#define QR_BACKEND_CPU_UNROLL_H
+
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+/* call(n) with n as a constant, 1 <= n <= max <= 12 */
+#define FOR_COUNT(n, max, call)  \
+    switch (n) {                 \
+    case 1: call(1); break;      \
+    case 2:                      \
+        if (max >= 2) call(2);   \
+        break;                   \
+    case 3:                      \
+        if (max >= 3) call(3);   \
+        break;                   \
+    case 4:                      \
+        if (max >= 4) call(4);   \
+        break;                   \
+    case 5:                      \
+        if (max >= 5) call(5);   \
+        break;                   \
+    case 6:                      \
+        if (max >= 6) call(6);   \
+        break;                   \
+    case 7:                      \
+        if (max >= 7) call(7);   \
+        break;                   \
+    case 8:                      \
+        if (max >= 8) call(8);   \
+        break;                   \
+    case 9:                      \
+        if (max >= 9) call(9);   \
+        break;                   \
+    case 10:                     \
+        if (max >= 10) call(10); \
+        break;                   \
+    case 11:                     \
+        if (max >= 11) call(11); \
+        break;                   \
+    default:                     \
+        if (max >= 12) call(12); \
+        break;                   \
+    }
+
+#endif

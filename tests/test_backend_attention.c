@@ -1,0 +1,369 @@
+/* attention: rotation, KV cache and paged attention of every instruction set, against double precision, and the
+ * same bits for every block size, chunking, batch, thread count and for garbage in unused slots. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend/backend.h"
+
+enum { NUM_SETS = 4, MAX_REQS = 4, MAX_POSITION = 2048, NUM_LAYERS = 2 };
+static const char *const set_names[NUM_SETS] = {"ref", "avx2", "avx512", "neon"};
+
+static uint64_t rng = 88172645463325252u;
+static uint32_t next_random(void)
+{
+    rng ^= rng << 13;
+    rng ^= rng >> 7;
+    rng ^= rng << 17;
+    return (uint32_t)(rng >> 32);
+}
+static int random_int(int low, int high) { return low + (int)(next_random() % (uint32_t)(high - low + 1)); }
+static float random_float(void) { return (float)next_random() / 2147483648.0f - 1.0f; }
+
+/* What is computed. */
+typedef struct problem {
+    int num_heads, num_kv_heads, head_size, rotary_dim, window;
+    qr_rope_style style;
+    qr_dtype dtype;
+    bool head_norms;
+    int num_reqs, lens[MAX_REQS];
+    float *qkv[MAX_REQS]; /* [len, row] before rotation */
+    float *cos, *sin, *q_norm, *k_norm;
+} problem;
+
+/* How: must not change a bit. */
+typedef struct way {
+    int set, threads, block_size, chunk; /* chunk: at most this many tokens of a request per step */
+    bool together;                       /* all requests in one batch */
+} way;
+
+static int row_floats(const problem *p) { return (p->num_heads + 2 * p->num_kv_heads) * p->head_size; }
+static int out_floats(const problem *p) { return p->num_heads * p->head_size; }
+
+static problem random_problem(int trial)
+{
+    static const int sizes[] = {64, 128, 80, 20, 96, 7};
+    problem p = {.num_kv_heads = random_int(1, 3), .head_size = sizes[trial % 6], .dtype = trial % 2 ? QR_F32 : QR_F16};
+    p.num_heads = p.num_kv_heads * random_int(1, 4);
+    p.rotary_dim = trial % 3 ? p.head_size / 2 * 2 : p.head_size / 4 * 2;
+    p.style = (qr_rope_style)(trial % 3);
+    p.window = trial % 4 == 3 ? random_int(1, 300) : 0;
+    p.head_norms = trial % 5 == 4;
+    p.num_reqs = trial < 3 ? 1 : random_int(1, MAX_REQS);
+    for (int r = 0; r < p.num_reqs; r++) {
+        p.lens[r] = trial < 3 ? 530 + 400 * trial : random_int(1, 300);
+        size_t n = (size_t)p.lens[r] * (size_t)row_floats(&p);
+        p.qkv[r] = malloc(n * sizeof(float));
+        for (size_t i = 0; i < n; i++) p.qkv[r][i] = random_float() * 2;
+    }
+    int half = p.rotary_dim / 2;
+    p.cos = malloc((size_t)(MAX_POSITION * half + 1) * sizeof(float));
+    p.sin = malloc((size_t)(MAX_POSITION * half + 1) * sizeof(float));
+    for (int t = 0; t < MAX_POSITION; t++)
+        for (int i = 0; i < half; i++) {
+            p.cos[t * half + i] = cosf((float)t * powf(10000, -(float)i / (float)half));
+            p.sin[t * half + i] = sinf((float)t * powf(10000, -(float)i / (float)half));
+        }
+    p.q_norm = malloc((size_t)p.head_size * sizeof(float));
+    p.k_norm = malloc((size_t)p.head_size * sizeof(float));
+    for (int i = 0; i < p.head_size; i++) p.q_norm[i] = random_float(), p.k_norm[i] = random_float();
+    return p;
+}
+
+static void free_problem(problem *p)
+{
+    for (int r = 0; r < p->num_reqs; r++) free(p->qkv[r]);
+    free(p->cos), free(p->sin), free(p->q_norm), free(p->k_norm);
+}
+
+/* ---- reference in double precision */
+
+static void rotate_reference(const problem *p, const float *x, const float *norm, int position, double *out)
+{
+    double scale = 1, squares = 0;
+    for (int i = 0; i < p->head_size; i++) squares += (double)x[i] * (double)x[i];
+    if (norm) scale = 1 / sqrt(squares / p->head_size + 1e-6);
+    for (int i = 0; i < p->head_size; i++) out[i] = (double)x[i] * scale * (norm ? (double)norm[i] : 1);
+    int half = p->rotary_dim / 2;
+    for (int i = 0; p->style != QR_ROPE_NONE && i < half; i++) {
+        int a = p->style == QR_ROPE_HALVES ? i : 2 * i, b = p->style == QR_ROPE_HALVES ? i + half : 2 * i + 1;
+        double c = (double)p->cos[position * half + i], s = (double)p->sin[position * half + i];
+        double x0 = out[a], x1 = out[b];
+        out[a] = x0 * c - x1 * s;
+        out[b] = x0 * s + x1 * c;
+    }
+}
+
+static double stored(const problem *p, double x)
+{
+    return p->dtype == QR_F16 ? (double)qr_f16_to_f32(qr_f32_to_f16((float)x)) : x;
+}
+
+/* Output of one head for the last `len` positions of request r, at position `at`. */
+static void attend_reference(const problem *p, int r, int at, int head, double *out)
+{
+    int size = p->head_size, kv_head = head / (p->num_heads / p->num_kv_heads), row = row_floats(p);
+    double q[512], k[512], scores[MAX_POSITION], max = -INFINITY, sum = 0;
+    rotate_reference(p, p->qkv[r] + at * row + head * size, p->head_norms ? p->q_norm : NULL, at, q);
+    int first = p->window && at - p->window + 1 > 0 ? at - p->window + 1 : 0;
+    for (int t = first; t <= at; t++) {
+        rotate_reference(p, p->qkv[r] + t * row + (p->num_heads + kv_head) * size, p->head_norms ? p->k_norm : NULL, t,
+                         k);
+        scores[t] = 0;
+        for (int i = 0; i < size; i++) scores[t] += q[i] * stored(p, k[i]) / sqrt(size);
+        if (scores[t] > max) max = scores[t];
+    }
+    for (int i = 0; i < size; i++) out[i] = 0;
+    for (int t = first; t <= at; t++) {
+        const float *v = p->qkv[r] + t * row + (p->num_heads + p->num_kv_heads + kv_head) * size;
+        double e = exp(scores[t] - max);
+        sum += e;
+        for (int i = 0; i < size; i++) out[i] += e * stored(p, (double)v[i]);
+    }
+    for (int i = 0; i < size; i++) out[i] /= sum;
+}
+
+/* ---- the backend's answer, in one of many ways */
+
+typedef struct run {
+    const problem *p;
+    const way *w;
+    qr_backend *be;
+    qr_kv_cache *cache;
+    int max_blocks;
+    int32_t tables[MAX_REQS][MAX_POSITION / 8];
+    float **out;
+} run;
+
+static void fill_with_nan(const run *r, int64_t num_blocks, const qr_kv_config *config)
+{
+    size_t bytes = r->be->ops->kv_block_bytes(r->be, config);
+    void *garbage = malloc(bytes);
+    memset(garbage, 0xFF, bytes);
+    for (int64_t b = 0; b < num_blocks; b++) r->be->ops->kv_write_block(r->be, r->cache, (int32_t)b, garbage);
+    free(garbage);
+}
+
+/* Tokens [first[i], first[i] + count[i]) of request reqs[i]. */
+static void step(const run *r, int num_reqs, const int *reqs, const int *first, const int *count)
+{
+    const problem *p = r->p;
+    int32_t positions[MAX_REQS * MAX_POSITION], start[MAX_REQS + 1] = {0}, lens[MAX_REQS];
+    int64_t slots[MAX_REQS * MAX_POSITION];
+    int32_t *table = malloc((size_t)(num_reqs * r->max_blocks) * sizeof *table);
+    int total = 0, row = row_floats(p), bs = r->w->block_size;
+    for (int i = 0; i < num_reqs; i++) total += count[i];
+    float *qkv = malloc((size_t)total * (size_t)row * sizeof *qkv);
+    float *out = malloc((size_t)total * (size_t)out_floats(p) * sizeof *out);
+    total = 0;
+    for (int i = 0; i < num_reqs; i++) {
+        memcpy(qkv + total * row, p->qkv[reqs[i]] + first[i] * row, (size_t)(count[i] * row) * sizeof *qkv);
+        memcpy(table + i * r->max_blocks, r->tables[reqs[i]], (size_t)r->max_blocks * sizeof *table);
+        for (int t = first[i]; t < first[i] + count[i]; t++, total++) {
+            positions[total] = t;
+            slots[total] = (int64_t)r->tables[reqs[i]][t / bs] * bs + t % bs;
+        }
+        /* blocks that the window has left behind may have been given away */
+        for (int b = 0; p->window && (b + 1) * bs <= first[i] - p->window + 1; b++) table[i * r->max_blocks + b] = -1;
+        start[i + 1] = total;
+        lens[i] = first[i] + count[i];
+    }
+    qr_batch batch = {.num_tokens = total,
+                      .num_reqs = num_reqs,
+                      .max_blocks = r->max_blocks,
+                      .positions = positions,
+                      .slot_mapping = slots,
+                      .query_start_loc = start,
+                      .seq_lens = lens,
+                      .block_table = table};
+    enum { LAYER = NUM_LAYERS - 1 };
+    qr_rope_kv_args rope = {.qkv = qkv,
+                            .ld = row,
+                            .num_heads = p->num_heads,
+                            .num_kv_heads = p->num_kv_heads,
+                            .head_size = p->head_size,
+                            .style = p->style,
+                            .rotary_dim = p->rotary_dim,
+                            .cos = p->cos,
+                            .sin = p->sin,
+                            .q_norm = p->head_norms ? p->q_norm : NULL,
+                            .k_norm = p->head_norms ? p->k_norm : NULL,
+                            .norm_eps = 1e-6f,
+                            .cache = r->cache,
+                            .layer = LAYER};
+    r->be->ops->rope_kv_write(r->be, &batch, &rope);
+    qr_attention_args attention = {.q = qkv,
+                                   .ld_q = row,
+                                   .out = out,
+                                   .num_heads = p->num_heads,
+                                   .num_kv_heads = p->num_kv_heads,
+                                   .head_size = p->head_size,
+                                   .scale = (float)(1 / sqrt(p->head_size)),
+                                   .window = p->window,
+                                   .cache = r->cache,
+                                   .layer = LAYER};
+    r->be->ops->attention(r->be, &batch, &attention);
+    for (int i = 0, at = 0; i < num_reqs; at += count[i], i++)
+        memcpy(r->out[reqs[i]] + first[i] * out_floats(p), out + at * out_floats(p),
+               (size_t)(count[i] * out_floats(p)) * sizeof *out);
+    free(table), free(qkv), free(out);
+}
+
+/* False when the processor lacks the set. */
+static bool run_way(const problem *p, const way *w, float **out)
+{
+    run r = {.p = p, .w = w, .out = out};
+    if (qr_cpu_backend_create(set_names[w->set], w->threads, &r.be, NULL) != QUIRE_OK) return false;
+    assert_int_equal(r.be->ops->reserve(r.be, MAX_REQS * MAX_POSITION, 2048, MAX_POSITION, NULL), QUIRE_OK);
+    int num_blocks = 0, longest = 0;
+    for (int i = 0; i < p->num_reqs; i++) {
+        num_blocks += (p->lens[i] + w->block_size - 1) / w->block_size;
+        if (p->lens[i] > longest) longest = p->lens[i];
+    }
+    r.max_blocks = (longest + w->block_size - 1) / w->block_size;
+    qr_kv_config config = {NUM_LAYERS, p->num_kv_heads, p->head_size, w->block_size, num_blocks, p->dtype};
+    assert_int_equal(r.be->ops->kv_cache_create(r.be, &config, &r.cache, NULL), QUIRE_OK);
+    fill_with_nan(&r, num_blocks, &config);
+    int next = num_blocks; /* blocks in an order that is not the sequence's */
+    for (int i = 0; i < p->num_reqs; i++)
+        for (int b = 0; b < (p->lens[i] + w->block_size - 1) / w->block_size; b++) r.tables[i][b] = --next;
+    int done[MAX_REQS] = {0};
+    for (bool any = true; any;) {
+        int reqs[MAX_REQS], first[MAX_REQS], count[MAX_REQS], n = 0;
+        any = false;
+        for (int i = 0; i < p->num_reqs; i++) {
+            int left = p->lens[i] - done[i];
+            if (left == 0 || (!w->together && n > 0)) continue;
+            reqs[n] = i;
+            first[n] = done[i];
+            count[n] = left < w->chunk ? left : w->chunk;
+            done[i] += count[n++];
+            any = true;
+        }
+        if (any) step(&r, n, reqs, first, count);
+    }
+    r.be->ops->kv_cache_destroy(r.be, r.cache);
+    r.be->ops->destroy(r.be);
+    return true;
+}
+
+/* The fastest set here: long contexts take long in software fma. */
+static int best_set(void)
+{
+    for (int set = NUM_SETS - 1; set > 0; set--) {
+        qr_backend *be;
+        if (qr_cpu_backend_create(set_names[set], 1, &be, NULL) != QUIRE_OK) continue;
+        be->ops->destroy(be);
+        return set;
+    }
+    return 0;
+}
+
+static void assert_reference(const problem *p, float **out)
+{
+    double expected[512];
+    for (int r = 0; r < p->num_reqs; r++)
+        for (int trial = 0; trial < 12; trial++) {
+            int at = trial == 0 ? 0 : trial == 1 ? p->lens[r] - 1 : random_int(0, p->lens[r] - 1);
+            int head = random_int(0, p->num_heads - 1);
+            attend_reference(p, r, at, head, expected);
+            const float *got = out[r] + at * out_floats(p) + head * p->head_size;
+            for (int i = 0; i < p->head_size; i++)
+                if (!(fabs((double)got[i] - expected[i]) < (p->dtype == QR_F16 ? 2e-3 : 1e-5)))
+                    fail_msg("request %d position %d head %d [%d]: %.9g, expected %.9g", r, at, head, i, (double)got[i],
+                             expected[i]);
+        }
+}
+
+static void attention_is_right_in_every_way(void **state)
+{
+    (void)state;
+    for (int trial = 0; trial < 12; trial++) {
+        problem p = random_problem(trial);
+        float *first[MAX_REQS], *out[MAX_REQS];
+        for (int r = 0; r < p.num_reqs; r++) {
+            size_t bytes = (size_t)p.lens[r] * (size_t)out_floats(&p) * sizeof(float);
+            first[r] = malloc(bytes);
+            out[r] = malloc(bytes);
+        }
+        assert_true(run_way(&p, &(way){trial < 3 ? best_set() : 0, 1, 16, MAX_POSITION, false}, first));
+        assert_reference(&p, first);
+        for (int variant = 0; variant < 12; variant++) {
+            way w = {.set = variant % NUM_SETS,
+                     .threads = random_int(1, 3),
+                     .block_size = 8 << random_int(0, 4),
+                     .chunk = variant < 4 ? 7 : random_int(1, 200),
+                     .together = next_random() % 2};
+            if (trial < 3 && w.set == 0) continue; /* long contexts in software fma: slow */
+            if (!run_way(&p, &w, out)) continue;
+            for (int r = 0; r < p.num_reqs; r++)
+                for (int i = 0; i < p.lens[r] * out_floats(&p); i++)
+                    if (memcmp(&out[r][i], &first[r][i], sizeof(float)) != 0)
+                        fail_msg("trial %d: %s, %d threads, blocks of %d, chunks of %d: request %d position %d: "
+                                 "%.9g, first way %.9g",
+                                 trial, set_names[w.set], w.threads, w.block_size, w.chunk, r, i / out_floats(&p),
+                                 (double)out[r][i], (double)first[r][i]);
+        }
+        for (int r = 0; r < p.num_reqs; r++) free(first[r]), free(out[r]);
+        free_problem(&p);
+    }
+}
+
+static void blocks_are_copied_and_moved(void **state)
+{
+    (void)state;
+    qr_backend *be;
+    qr_kv_cache *cache;
+    assert_int_equal(qr_cpu_backend_create(NULL, 1, &be, NULL), QUIRE_OK);
+    qr_kv_config config = {3, 2, 20, 16, 5, QR_F16};
+    size_t bytes = be->ops->kv_block_bytes(be, &config);
+    assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, NULL), QUIRE_OK);
+    uint8_t *a = malloc(bytes), *b = malloc(bytes);
+    for (size_t i = 0; i < bytes; i++) a[i] = (uint8_t)next_random();
+    be->ops->kv_write_block(be, cache, 1, a);
+    be->ops->kv_copy_blocks(be, cache, (qr_copy_pair[]){{1, 4}, {4, 0}, {2, 1}}, 3);
+    be->ops->kv_read_block(be, cache, 0, b);
+    assert_memory_equal(a, b, bytes);
+    memset(a, 0, bytes);
+    be->ops->kv_read_block(be, cache, 1, b);
+    assert_memory_equal(a, b, bytes);
+    be->ops->kv_cache_destroy(be, cache);
+    be->ops->destroy(be);
+    free(a), free(b);
+}
+
+static void bad_caches_are_refused(void **state)
+{
+    (void)state;
+    qr_backend *be;
+    qr_kv_cache *cache;
+    quire_error error;
+    assert_int_equal(qr_cpu_backend_create(NULL, 1, &be, NULL), QUIRE_OK);
+    qr_kv_config config = {1, 1, 64, 12, 4, QR_F16};
+    assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, &error), QUIRE_INVALID);
+    assert_string_equal(error.param, "block_size");
+    config.block_size = 16, config.dtype = QR_BF16;
+    assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, &error), QUIRE_UNSUPPORTED);
+    config.dtype = QR_F16, config.head_size = 1000;
+    assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, &error), QUIRE_UNSUPPORTED);
+    config.head_size = 64, config.num_blocks = INT64_MAX / 2;
+    assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, &error), QUIRE_NOMEM);
+    be->ops->destroy(be);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(attention_is_right_in_every_way),
+        cmocka_unit_test(blocks_are_copied_and_moved),
+        cmocka_unit_test(bad_caches_are_refused),
+    };
+    return cmocka_run_group_tests_name("backend attention", tests, NULL, NULL);
+}
