@@ -306,8 +306,22 @@ static void check_step(model *m, const qr_sched_step *step)
 
 /* ---- a step: the fake device and the engine's part --------------------------------------------- */
 
+/* A copy is for a scheduled sequence that writes into a partly filled block. */
+static bool copy_has_entry(const model *m, const qr_sched_step *step, qr_block_copy copy)
+{
+    const int32_t block_size = m->options.block_size;
+    for (int i = 0; i < step->num_entries; i++) {
+        const qr_sched_entry *entry = &step->entries[i];
+        if (entry->start % block_size != 0 && entry->seq->table.block_ids[entry->start / block_size] == copy.dst_block)
+            return true;
+    }
+    return false;
+}
+
 static void device_copy(model *m, const qr_sched_step *step)
 {
+    for (int i = 0; i < step->num_copies; i++)
+        MODEL_CHECK(copy_has_entry(m, step, step->copies[i]), "copy %d is for nobody", i);
     const size_t block_size = (size_t)m->options.block_size;
     for (int i = 0; i < step->num_copies; i++)
         memcpy(&m->device[(size_t)step->copies[i].dst_block * block_size],

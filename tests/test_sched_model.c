@@ -1,4 +1,17 @@
-/* The scheduler under random operations, against a naive reference (sched_model.h). */
+/* The scheduler under random operations, against a naive reference (sched_model.h).
+ *
+ * Bugs planted on purpose, one at a time, and what this test then said (those of kv are in test_kv.c):
+ *   preemption keeps num_computed_tokens                     "holds blocks with status" (the recount)
+ *   forked sequences do not get num_computed_tokens          an assertion in append_token
+ *   the first running group is preempted, not the last       "preempted a request although a later one runs"
+ *   requests are admitted in a step with preemptions         "admitted in a step with preemptions"
+ *   admission ignores the blocks that others still need      an assertion: a promised block was not there
+ *   no budget is kept for the sequences that follow          an assertion: nothing left for a running sequence
+ *   the whole prompt is taken from the cache                 an assertion: no token left to compute
+ *   copies of a group that is preempted itself are kept      "copy is for nobody"
+ *   a finished sequence keeps its row                        "rows used, free" (the recount)
+ *   the queue ignores priorities                             "admitted out of turn"
+ *   the waiting heap is not repaired upwards after a removal "place is before its parent" (the recount) */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -26,7 +39,7 @@ static uint32_t random_choice(void *source, uint32_t n)
     return (uint32_t)((x ^ (x >> 31)) % n);
 }
 
-enum { NUM_RUNS = 1000, OPERATIONS_PER_RUN = 300 };
+enum { NUM_RUNS = 3000, OPERATIONS_PER_RUN = 300 };
 
 static void random_operations_match_the_reference(void **state)
 {
