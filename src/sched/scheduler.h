@@ -16,7 +16,8 @@
  * follows, so every running sequence advances in every step), then to waiting requests in order; the first one that
  * does not fit ends the step. When a running sequence gets no block, the last running group is preempted, if need be
  * its own, and nothing is admitted in that step. A group is admitted only if all tokens that it has now fit beside
- * what the running groups still need for theirs and one more block for each running sequence.
+ * what the running groups still need for theirs and 32 more for each running sequence (of those, no more than an
+ * eighth of the pool): without that room to grow, admitted groups are soon preempted again.
  *
  * Properties: if anything is unfinished, a step has at least one entry. The first group in order is never preempted,
  * so it finishes: nothing starves under fcfs, nothing deadlocks.
