@@ -37,15 +37,19 @@ const char *qr_tokenizer_chat_template(const qr_tokenizer *tok);
 /* A short description for `quire inspect`: "byte-level BPE, pre-tokenizer smollm, 49152 tokens, 48900 merges". */
 void qr_tokenizer_describe(const qr_tokenizer *tok, char *out, size_t out_bytes);
 
-/* ---- incremental detokenizer: never emits half a UTF-8 character; invalid bytes become U+FFFD.
- * The concatenation of everything pushed and flushed equals the whole sequence decoded at once, whatever the cuts.
+/* ---- incremental detokenizer: never emits half a UTF-8 character; invalid bytes become U+FFFD, one for each
+ * maximal invalid part (as Python's errors="replace"), or one for each byte where the bytes come from <0xNN> tokens.
+ * The concatenation of everything pushed and flushed equals `tokenizers`' decode of the whole sequence, with one
+ * exception: in a run of <0xNN> tokens that holds an invalid byte, `tokenizers` gives up the run's valid characters
+ * too, which may long have been sent.
  * In place, no allocation except the growth of `out`. */
 typedef struct qr_detok {
     const qr_tokenizer *tok;
     bool skip_special;
-    bool at_start; /* SentencePiece strips the first space */
-    int num_pending;
-    unsigned char pending[8]; /* an unfinished UTF-8 character */
+    bool at_start;           /* no token yet */
+    unsigned char num_strip; /* leading spaces that SentencePiece decoders still take away */
+    unsigned char num_pending;
+    char pending[4]; /* an unfinished UTF-8 character */
 } qr_detok;
 
 void qr_detok_init(qr_detok *d, const qr_tokenizer *tok, bool skip_special);
