@@ -21,22 +21,32 @@ quire_status qr_vocab_init(qr_vocab *vocab, uint64_t num_tokens, uint64_t num_me
     if (num_tokens == 0 || num_tokens > QR_VOCAB_MAX_TOKENS)
         return qr_fail(error, QUIRE_FORMAT, "tokenizer: %llu tokens, must be 1 to %d", (unsigned long long)num_tokens,
                        (int)QR_VOCAB_MAX_TOKENS);
-    if (num_merges > QR_VOCAB_MAX_MERGES)
-        return qr_fail(error, QUIRE_FORMAT, "tokenizer: %llu merges, must be at most %d",
-                       (unsigned long long)num_merges, (int)QR_VOCAB_MAX_MERGES);
-    uint32_t text_slots = table_size(num_tokens), merge_slots = table_size(num_merges);
+    uint32_t text_slots = table_size(num_tokens);
     vocab->num_tokens = (int)num_tokens;
     vocab->offsets = qr_calloc(num_tokens, sizeof *vocab->offsets);
     vocab->lengths = qr_calloc(num_tokens, sizeof *vocab->lengths);
     vocab->flags = qr_calloc(num_tokens, 1);
     vocab->by_text = qr_malloc(text_slots * sizeof *vocab->by_text);
-    vocab->merges = qr_malloc(merge_slots * sizeof *vocab->merges);
-    if (!vocab->offsets || !vocab->lengths || !vocab->flags || !vocab->by_text || !vocab->merges)
-        return qr_fail_nomem(error, "the vocabulary", (size_t)num_tokens * 17 + (size_t)merge_slots * sizeof(qr_merge));
+    if (!vocab->offsets || !vocab->lengths || !vocab->flags || !vocab->by_text)
+        return qr_fail_nomem(error, "the vocabulary", (size_t)num_tokens * 17);
     memset(vocab->by_text, 0xFF, text_slots * sizeof *vocab->by_text);
-    memset(vocab->merges, 0xFF, merge_slots * sizeof *vocab->merges);
     vocab->by_text_mask = text_slots - 1;
-    vocab->merges_mask = merge_slots - 1;
+    return qr_vocab_reserve_merges(vocab, num_merges, error);
+}
+
+quire_status qr_vocab_reserve_merges(qr_vocab *vocab, uint64_t num_merges, quire_error *error)
+{
+    if (num_merges > QR_VOCAB_MAX_MERGES)
+        return qr_fail(error, QUIRE_FORMAT, "tokenizer: %llu merges, must be at most %d",
+                       (unsigned long long)num_merges, (int)QR_VOCAB_MAX_MERGES);
+    uint32_t slots = table_size(num_merges);
+    qr_merge *merges = qr_malloc(slots * sizeof *merges);
+    if (!merges) return qr_fail_nomem(error, "merge rules", slots * sizeof *merges);
+    memset(merges, 0xFF, slots * sizeof *merges);
+    qr_free(vocab->merges);
+    vocab->merges = merges;
+    vocab->merges_mask = slots - 1;
+    vocab->num_merges = 0;
     return QUIRE_OK;
 }
 

@@ -59,11 +59,13 @@ int32_t qr_vocab_find(const qr_vocab *vocab, const char *text, size_t text_bytes
 int32_t qr_vocab_find_any(const qr_vocab *vocab, const char *text, size_t text_bytes);
 const char *qr_vocab_text(const qr_vocab *vocab, int32_t id, size_t *out_bytes); /* NULL: no such token */
 
+/* An empty merge table with room for num_merges rules, in place of the one qr_vocab_init made. */
+QUIRE_MUST_USE quire_status qr_vocab_reserve_merges(qr_vocab *vocab, uint64_t num_merges, quire_error *error);
 /* left + right become the token whose text is the two joined; a later rule for the same pair wins.
  *   *out_known  false, and nothing is added, when one of the three texts is no token */
 QUIRE_MUST_USE quire_status qr_vocab_add_merge(qr_vocab *vocab, const char *left, size_t left_bytes, const char *right,
                                                size_t right_bytes, uint32_t rank, bool *out_known, quire_error *error);
-/* The same with all ids known. */
+/* The same with all ids known (each below num_tokens), into a table with room: see qr_vocab_reserve_merges. */
 void qr_vocab_put_merge(qr_vocab *vocab, uint32_t left, uint32_t right, uint32_t rank, uint32_t merged);
 
 static inline const qr_merge *qr_vocab_merge(const qr_vocab *vocab, uint32_t left, uint32_t right)
