@@ -12,7 +12,8 @@ Q       := $(if $(V),,@)# make V=1 shows the commands
 # Asked of pkg-config and the compiler when first used, not when this file is read: `make serve` must get as far as
 # installing them on a machine that has neither.
 PKG_CFLAGS  = $(eval PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
-LIBS        = $(eval LIBS := $(shell pkg-config --libs $(PKGS)) -lm)$(LIBS)
+# libcurl is loaded by the one command that needs it (src/weights/http.c).
+LIBS        = $(eval LIBS := $(shell pkg-config --libs $(filter-out libcurl,$(PKGS))) -lm)$(LIBS)
 CMOCKA_LIBS = $(eval CMOCKA_LIBS := $(shell pkg-config --libs cmocka))$(CMOCKA_LIBS)
 ARCH        = $(eval ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1))$(ARCH)
 

@@ -340,7 +340,7 @@ typedef struct quire_pull_options {
     const char *revision; /* NULL: "main" */
     const char *endpoint; /* NULL: HF_ENDPOINT, else the public hub */
     const char *token;    /* NULL: HF_TOKEN, else none */
-    const char *dest_dir; /* NULL: the model folder (see quire_model_dir) */
+    const char *dest_dir; /* the files' folder; NULL: owner/name in the model folder (see quire_model_dir) */
     /* Progress: done and total bytes of one file, total 0 while unknown. Return false to stop (ABORTED). */
     bool (*on_progress)(void *user, const char *file, uint64_t done_bytes, uint64_t total_bytes);
     void *user;

@@ -84,6 +84,18 @@ enum {
     QR_MAX_FILES = 1 << 16 /* parts or shards */
 };
 
+/* ---- names of split files (names.c): STEM-00001-of-00003.gguf */
+
+typedef struct qr_split_name {
+    size_t stem_bytes;
+    int part, num_parts; /* part counts from 1 */
+} qr_split_name;
+
+/* false when the name is not of that form */
+bool qr_split_name_parse(const char *name, qr_split_name *out);
+/* The name of another part; NULL: no memory. Free with qr_free(). */
+char *qr_split_name_part(const char *name, const qr_split_name *split, int part);
+
 /* ---- readers */
 
 /* Read a GGUF file, and the other parts when it is the first of several. */

@@ -294,19 +294,17 @@ static quire_status read_other_part(qr_checkpoint *ckpt, const char *path, int64
 
 static quire_status read_other_parts(qr_checkpoint *ckpt, const char *path, int64_t num_parts, quire_error *error)
 {
-    char suffix[40];
-    snprintf(suffix, sizeof suffix, "-00001-of-%05d.gguf", (int)num_parts);
-    size_t len = strlen(path), suffix_len = strlen(suffix);
-    if (meta_int_or(ckpt, "split.no", 0) != 0 || len < suffix_len || strcmp(path + len - suffix_len, suffix) != 0)
-        return qr_fail(error, QUIRE_FORMAT, "%s: one of %" PRId64 " parts; open the first, whose name ends in \"%s\"",
-                       path, num_parts, suffix);
-    for (int64_t i = 1; i < num_parts; i++) {
-        qr_buf name = {0};
-        if (qr_buf_printf(&name, "%.*s-%05d-of-%05d.gguf", (int)(len - suffix_len), path, (int)i + 1, (int)num_parts) !=
-            0)
-            return qr_fail_nomem(error, "a file name", len);
-        quire_status status = read_other_part(ckpt, name.data, i, num_parts, error);
-        qr_free(name.data);
+    qr_split_name split;
+    bool is_named = qr_split_name_parse(path, &split);
+    if (!is_named || split.part != 1 || split.num_parts != num_parts || meta_int_or(ckpt, "split.no", 0) != 0)
+        return qr_fail(error, QUIRE_FORMAT,
+                       "%s: one of %" PRId64 " parts; open the first, whose name ends in \"-00001-of-%05d.gguf\"", path,
+                       num_parts, (int)num_parts);
+    for (int part = 2; part <= split.num_parts; part++) {
+        char *name = qr_split_name_part(path, &split, part);
+        if (!name) return qr_fail_nomem(error, "a file name", strlen(path));
+        quire_status status = read_other_part(ckpt, name, part - 1, num_parts, error);
+        qr_free(name);
         QR_TRY(status);
     }
     int64_t expected = meta_int_or(ckpt, "split.tensors.count", ckpt->num_tensors);

@@ -1,7 +1,6 @@
 /* Which file or folder a name means, and opening it. */
 #include <dirent.h>
 #include <errno.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -34,12 +33,10 @@ typedef struct listing {
     bool has_index, has_config;
 } listing;
 
-/* "-00002-of-00003.gguf" and later parts */
 static bool is_later_part(const char *name)
 {
-    size_t len = strlen(name);
-    int part, num_parts;
-    return len > 20 && sscanf(name + len - 20, "-%5d-of-%5d.gguf", &part, &num_parts) == 2 && part > 1;
+    qr_split_name split;
+    return qr_split_name_parse(name, &split) && split.part > 1;
 }
 
 /* 0 ok, -1 no memory */
