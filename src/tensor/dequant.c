@@ -27,7 +27,8 @@ static inline float f16_value(uint16_t h)
     uint32_t mag = h & 0x7fffu, sign = (uint32_t)(h & 0x8000u) << 16;
     float normal = f32_from_bits((mag << 13) + (224u << 23)) * 0x1p-112f;
     float subnormal = f32_from_bits(mag | (126u << 23)) - 0.5f;
-    return f32_from_bits(sign | (mag < 0x400u ? bits_from_f32(subnormal) : bits_from_f32(normal)));
+    uint32_t pick = 0u - (uint32_t)(mag < 0x400u); /* all ones or zeros; a ?: would become a branch */
+    return f32_from_bits(sign | (bits_from_f32(subnormal) & pick) | (bits_from_f32(normal) & ~pick));
 }
 
 float qr_f16_to_f32(uint16_t h) { return f16_value(h); }
@@ -43,11 +44,12 @@ static void dequantize_f32(const uint8_t *src, float *dst, int64_t num_values)
 
 static void dequantize_f16(const uint8_t *src, float *dst, int64_t num_values)
 {
-    for (int64_t i = 0; i < num_values; i++) {
-        uint16_t h;
-        memcpy(&h, src + 2 * i, sizeof h);
-        dst[i] = f16_value(h);
+    uint16_t h[16];
+    for (; num_values >= 16; num_values -= 16, src += 32, dst += 16) { /* a fixed count, so that -O2 vectorizes it */
+        memcpy(h, src, sizeof h);
+        for (int i = 0; i < 16; i++) dst[i] = f16_value(h[i]);
     }
+    for (int64_t i = 0; i < num_values; i++) dst[i] = load_f16(src + 2 * i);
 }
 
 static void dequantize_bf16(const uint8_t *src, float *dst, int64_t num_values)
@@ -148,7 +150,7 @@ static void dequantize_q3_k(const uint8_t *src, float *dst, int64_t num_blocks)
             int low = scales[group % 8] >> (group / 8 * 4) & 15, high = scales[8 + group % 4] >> (group / 4 * 2) & 3;
             float scale = d * (float)((low | high << 4) - 32);
             for (int i = 0; i < 16; i++) /* a clear third bit means minus four */
-                dst[i] = scale * (float)((qs[i] >> shift & 3) - ((hmask[i] >> hbit & 1) ? 0 : 4));
+                dst[i] = scale * (float)(((qs[i] >> shift & 3) | (hmask[i] >> hbit & 1) << 2) - 4);
         }
     }
 }
