@@ -30,16 +30,17 @@ typedef struct ref_seq {
     int32_t tokens[MODEL_MAX_LEN];
     uint64_t digests[MODEL_MAX_LEN]; /* [i] of tokens[0..i] */
     int32_t num_tokens, num_computed;
-    bool finished;
+    bool finished, idle;
 } ref_seq;
 
 typedef struct ref_request {
     qr_request *request; /* NULL: this place is free */
     int n;
-    int32_t num_prompt, max_output;
+    int32_t num_prompt, max_output, num_shared; /* shared: computed by the lead for all */
     int64_t priority;
     uint64_t key, order; /* order: of arrival */
-    bool no_prefix_read, running, forked, finished;
+    bool no_prefix_read, lockstep, running, forked, finished;
+    bool sampled; /* in this step, for lockstep */
     ref_seq seqs[MODEL_MAX_N];
 } ref_request;
 
@@ -53,8 +54,10 @@ typedef struct model {
     uint64_t device[MODEL_MAX_SLOTS]; /* digest in each slot */
     uint32_t writer[MODEL_MAX_SLOTS]; /* step that wrote the slot last */
     uint32_t step;
+    uint32_t output_vocab; /* small: the sequences of a group stay the same for long */
     uint64_t num_added;
     uint64_t num_refused, num_aborts, num_forks, num_copies, num_preemptions, num_hits, num_finished, num_resets;
+    uint64_t num_beam_forks;
 } model;
 
 static uint32_t choose(model *m, uint32_t n) { return m->choose(m->source, n); }
@@ -94,6 +97,7 @@ static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), vo
     o->max_chunk_tokens = o->enable_chunked_prefill && choose(m, 3) == 0 ? 1 + (int32_t)choose(m, 10) : 0;
     o->enable_prefix_caching = choose(m, 5) > 0;
     o->policy = choose(m, 3) == 0 ? QR_SCHED_PRIORITY : QR_SCHED_FCFS;
+    m->output_vocab = choose(m, 3) == 0 ? 1 : choose(m, 2) ? 2 : MODEL_VOCAB;
     quire_error error;
     if (qr_sched_create(o, &m->sched, &error) != QUIRE_OK) MODEL_FAIL("create: %s", error.message);
     m->pool = qr_sched_pool(m->sched);
@@ -128,6 +132,8 @@ static bool model_add(model *m)
     ref->priority = m->options.policy == QR_SCHED_PRIORITY ? (int64_t)choose(m, 3) : 0;
     ref->key = choose(m, 4) == 0;
     ref->no_prefix_read = choose(m, 8) == 0;
+    ref->lockstep = choose(m, 3) == 0;
+    ref->num_shared = ref->num_prompt;
     make_prompt(m, ref);
     const qr_request_params params = {.prompt_token_ids = ref->seqs[0].tokens,
                                       .num_prompt_tokens = ref->num_prompt,
@@ -136,6 +142,7 @@ static bool model_add(model *m)
                                       .priority = ref->priority,
                                       .extra_key = ref->key,
                                       .no_prefix_read = ref->no_prefix_read,
+                                      .lockstep = ref->lockstep,
                                       .user = ref};
     quire_error error;
     const bool starve = choose(m, 16) == 0;
@@ -208,11 +215,32 @@ static bool ref_before(const ref_request *a, const ref_request *b)
     return a->priority != b->priority ? a->priority < b->priority : a->order < b->order;
 }
 
+static bool ref_is_live(const ref_seq *seq) { return !seq->finished && !seq->idle; }
+
 static int ref_lead(const ref_request *ref)
 {
     int s = 0;
-    while (ref->seqs[s].finished) s++;
+    while (!ref_is_live(&ref->seqs[s])) s++;
     return s;
+}
+
+static int ref_live(const ref_request *ref)
+{
+    int count = 0;
+    for (int s = 0; s < ref->n; s++) count += ref_is_live(&ref->seqs[s]);
+    return count;
+}
+
+/* The longest common beginning of all live sequences, short of the last token of each. */
+static int32_t ref_shared(const ref_request *ref)
+{
+    const ref_seq *lead = &ref->seqs[ref_lead(ref)];
+    for (int32_t length = 0;; length++)
+        for (int s = 0; s < ref->n; s++) {
+            const ref_seq *seq = &ref->seqs[s];
+            if (ref_is_live(seq) && (length == seq->num_tokens - 1 || seq->tokens[length] != lead->tokens[length]))
+                return length;
+        }
 }
 
 static int ref_unfinished(const ref_request *ref)
@@ -232,6 +260,7 @@ static void model_preempted(model *m, const qr_sched_step *step)
             MODEL_CHECK(!other->request || !other->running || !ref_before(victim, other),
                         "preempted a request although a later one runs");
         }
+        if (victim->forked) victim->num_shared = ref_shared(victim);
         victim->running = victim->forked = false;
         for (int s = 0; s < victim->n; s++) victim->seqs[s].num_computed = 0;
         m->num_preemptions++;
@@ -252,8 +281,8 @@ static void model_admitted(model *m, const qr_sched_step *step, ref_request *ref
     }
     ref_seq *lead = &ref->seqs[ref_lead(ref)];
     ref->running = true;
-    ref->forked = ref_unfinished(ref) == 1;
-    const int32_t target = ref->forked ? lead->num_tokens : ref->num_prompt;
+    ref->forked = ref_live(ref) == 1;
+    const int32_t target = ref->forked ? lead->num_tokens : ref->num_shared;
     MODEL_CHECK(entry->start % m->options.block_size == 0 && entry->start < target, "%d tokens found", entry->start);
     MODEL_CHECK(entry->start == 0 || (m->options.enable_prefix_caching && !ref->no_prefix_read), "cache is off");
     MODEL_CHECK(m->options.enable_chunked_prefill || entry->num_new_tokens == target - entry->start, "prompt cut");
@@ -266,15 +295,15 @@ static void check_entry(model *m, const qr_sched_step *step, const qr_sched_entr
     ref_request *ref = entry->request->user;
     ref_seq *seq = &ref->seqs[entry->seq->idx];
     MODEL_CHECK(entry->seq->request == entry->request && ref->request == entry->request, "entry of a stranger");
-    MODEL_CHECK(!ref->finished && !seq->finished, "entry of a finished sequence");
+    MODEL_CHECK(!ref->finished && ref_is_live(seq), "entry of a finished sequence");
     if (!ref->running) model_admitted(m, step, ref, entry);
     const int32_t end = entry->start + entry->num_new_tokens;
-    MODEL_CHECK(ref->forked || entry->seq->idx == ref_lead(ref), "another than the lead computes the prompt");
+    MODEL_CHECK(ref->forked || entry->seq->idx == ref_lead(ref), "another than the lead computes what is shared");
     MODEL_CHECK(entry->num_new_tokens >= 1 && entry->start == seq->num_computed, "starts at %d", entry->start);
-    MODEL_CHECK(end <= (ref->forked ? seq->num_tokens : ref->num_prompt), "computes too much");
+    MODEL_CHECK(end <= (ref->forked ? seq->num_tokens : ref->num_shared), "computes too much");
     MODEL_CHECK(m->options.max_chunk_tokens == 0 || entry->num_new_tokens <= m->options.max_chunk_tokens, "chunk");
     MODEL_CHECK(entry->samples == (end == seq->num_tokens), "samples is %d", entry->samples);
-    MODEL_CHECK(entry->forks == (!ref->forked && end == ref->num_prompt), "forks is %d", entry->forks);
+    MODEL_CHECK(entry->forks == (!ref->forked && end == ref->num_shared), "forks is %d", entry->forks);
 }
 
 static void check_step(model *m, const qr_sched_step *step)
@@ -297,9 +326,15 @@ static void check_step(model *m, const qr_sched_step *step)
         const ref_request *ref = &m->requests[k];
         if (!ref->request || !ref->running) continue;
         num_seqs += ref_unfinished(ref);
-        for (int s = 0; s < ref->n; s++)
-            MODEL_CHECK(seen[k][s] == (!ref->seqs[s].finished && (ref->forked || s == ref_lead(ref))),
+        bool behind = false; /* a lockstep group waits for its last sequence */
+        for (int s = 0; s < ref->n && ref->lockstep; s++)
+            behind |= ref_is_live(&ref->seqs[s]) && ref->seqs[s].num_computed < ref->seqs[s].num_tokens - 1;
+        for (int s = 0; s < ref->n; s++) {
+            const ref_seq *seq = &ref->seqs[s];
+            const bool waits = behind && ref->forked && seq->num_computed == seq->num_tokens - 1;
+            MODEL_CHECK(seen[k][s] == (ref_is_live(seq) && !waits && (ref->forked || s == ref_lead(ref))),
                         "a running sequence was left out");
+        }
     }
     MODEL_CHECK(num_seqs <= m->options.max_num_seqs, "%d sequences run", num_seqs);
 }
@@ -352,22 +387,57 @@ static void device_forward(model *m, const qr_sched_step *step)
     }
 }
 
-static void model_sample(model *m, ref_request *ref, int idx)
+static void model_finish_seq(model *m, ref_request *ref, int idx, qr_request_status status)
 {
-    ref_seq *seq = &ref->seqs[idx];
-    const int32_t token = (int32_t)choose(m, choose(m, 2) ? 2 : MODEL_VOCAB);
-    ref_append(ref, seq, token);
-    qr_sched_append_token(m->sched, &ref->request->seqs[idx], token);
-    const bool at_end = seq->num_tokens - ref->num_prompt == ref->max_output;
-    if (!at_end && choose(m, 24) != 0) return;
-    seq->finished = true;
+    ref->seqs[idx].finished = true;
+    ref->seqs[idx].idle = false;
     if (ref_unfinished(ref) == 0) {
         ref->finished = true;
         ref->running = false;
         m->num_finished++;
     }
-    qr_sched_finish_seq(m->sched, &ref->request->seqs[idx], at_end ? QR_FINISHED_LENGTH_CAPPED : QR_FINISHED_STOPPED);
+    qr_sched_finish_seq(m->sched, &ref->request->seqs[idx], status);
     MODEL_CHECK(qr_request_status_finished(ref->request->status) == ref->finished, "finished too early or late");
+}
+
+static void model_sample(model *m, ref_request *ref, int idx)
+{
+    ref_seq *seq = &ref->seqs[idx];
+    const int32_t token = (int32_t)choose(m, m->output_vocab);
+    ref_append(ref, seq, token);
+    qr_sched_append_token(m->sched, &ref->request->seqs[idx], token);
+    const bool at_end = seq->num_tokens - ref->num_prompt == ref->max_output;
+    if (!at_end && choose(m, 24) != 0) return;
+    model_finish_seq(m, ref, idx, at_end ? QR_FINISHED_LENGTH_CAPPED : QR_FINISHED_STOPPED);
+}
+
+/* Beam search: sequences are dropped and others forked into their places. */
+static void model_rearrange(model *m, ref_request *ref)
+{
+    for (uint32_t i = choose(m, 6); i > 0; i--) {
+        ref_seq *a = &ref->seqs[choose(m, (uint32_t)ref->n)], *b = &ref->seqs[choose(m, (uint32_t)ref->n)];
+        if (ref_is_live(a) && ref_live(ref) > 1 && choose(m, 2)) {
+            qr_sched_drop_seq(m->sched, &ref->request->seqs[a - ref->seqs]);
+            a->num_tokens = ref->num_prompt;
+            a->num_computed = 0;
+            a->idle = true;
+        } else if (ref_is_live(a) && b->idle) {
+            qr_sched_fork_seq(m->sched, &ref->request->seqs[a - ref->seqs], &ref->request->seqs[b - ref->seqs]);
+            *b = *a;
+            m->num_beam_forks++;
+        }
+    }
+}
+
+/* All sequences of a lockstep group have sampled. */
+static void model_sample_beams(model *m, ref_request *ref)
+{
+    model_rearrange(m, ref);
+    for (int s = 0; s < ref->n; s++)
+        if (ref_is_live(&ref->seqs[s])) model_sample(m, ref, s);
+    if (ref_live(ref) > 0) return;
+    for (int s = 0; s < ref->n; s++)
+        if (ref->seqs[s].idle) model_finish_seq(m, ref, s, QR_FINISHED_STOPPED);
 }
 
 static void model_results(model *m, const qr_sched_step *step)
@@ -376,16 +446,27 @@ static void model_results(model *m, const qr_sched_step *step)
         const qr_sched_entry *entry = &step->entries[i];
         ref_request *ref = entry->request->user;
         ref->seqs[entry->seq->idx].num_computed += entry->num_new_tokens;
-        for (int s = 0; s < ref->n && entry->forks; s++) ref->seqs[s].num_computed = ref->num_prompt;
+        for (int s = 0; s < ref->n && entry->forks; s++)
+            if (ref_is_live(&ref->seqs[s])) ref->seqs[s].num_computed = ref->num_shared;
         if (entry->forks) {
             ref->forked = true;
             m->num_forks++;
         }
-        const bool samples = entry->samples, forks = entry->forks; /* entries outlive results, the loop is ours */
-        if (samples && forks)
-            for (int s = 0; s < ref->n; s++) model_sample(m, ref, s);
-        else if (samples)
+        if (!entry->samples) continue;
+        if (ref->lockstep)
+            ref->sampled = true;
+        else if (!entry->forks)
             model_sample(m, ref, entry->seq->idx);
+        for (int s = 0; s < ref->n && entry->forks && !ref->lockstep; s++) model_sample(m, ref, s);
+    }
+    for (int i = 0; i < MODEL_MAX_REQUESTS; i++) {
+        ref_request *ref = &m->requests[i];
+        if (!ref->request || !ref->sampled) continue;
+        ref->sampled = false;
+        for (int s = 0; s < ref->n; s++)
+            MODEL_CHECK(!ref_is_live(&ref->seqs[s]) || ref->seqs[s].num_computed == ref->seqs[s].num_tokens,
+                        "a lockstep group samples, but not sequence %d", s);
+        model_sample_beams(m, ref);
     }
 }
 

@@ -385,6 +385,106 @@ static void a_group_forks_at_its_prompts_end(void **state)
     qr_sched_destroy(sched);
 }
 
+/* Width 2: both beams continue the second one, then the first of those. */
+static void beams_are_dropped_and_forked(void **state)
+{
+    (void)state;
+    const qr_sched_options options = small_options(20);
+    qr_sched *sched = sched_of(&options);
+    qr_request_params params = params_of(1, 6, 10);
+    params.n = 2;
+    params.lockstep = true;
+    qr_request *group = add(sched, &params);
+    run_step(sched); /* 1000 and 1001 */
+    qr_sched_step step;
+    qr_sched_schedule(sched, &step);
+    assert_int_equal(step.num_entries, 2);
+    qr_sched_commit_step(sched);
+    qr_sched_drop_seq(sched, &group->seqs[0]);
+    assert_int_equal(group->seqs[0].status, QR_IDLE);
+    check(sched);
+    qr_sched_fork_seq(sched, &group->seqs[1], &group->seqs[0]);
+    check(sched);
+    assert_int_equal(group->seqs[0].output_token_ids[0], 1001);
+    assert_int_equal(num_free(sched), 18); /* all shared */
+    qr_sched_append_token(sched, &group->seqs[0], 7);
+    qr_sched_append_token(sched, &group->seqs[1], 8);
+    qr_sched_schedule(sched, &step);
+    assert_int_equal(step.num_copies, 1);
+    expect_entry(&step, 0, group, 7, 1, true);
+    expect_entry(&step, 1, group, 7, 1, true);
+    finish_step(sched, &step);
+
+    qr_sched_schedule(sched, &step);
+    qr_sched_commit_step(sched);
+    qr_sched_drop_seq(sched, &group->seqs[1]); /* a beam may also end without a successor */
+    qr_sched_append_token(sched, &group->seqs[0], 9);
+    check(sched);
+    step = run_step(sched);
+    assert_int_equal(step.num_entries, 1);
+    qr_sched_finish_seq(sched, &group->seqs[0], QR_FINISHED_STOPPED);
+    assert_int_equal(group->status, QR_RUNNING);
+    qr_sched_finish_seq(sched, &group->seqs[1], QR_FINISHED_STOPPED);
+    assert_int_equal(group->status, QR_FINISHED_STOPPED);
+    assert_int_equal(num_free(sched), 20);
+    check(sched);
+    qr_sched_destroy(sched);
+}
+
+/* After a preemption the outputs that all beams have in common are computed once, and sampling waits for the last. */
+static void a_resumed_beam_group_shares_its_common_outputs(void **state)
+{
+    (void)state;
+    qr_sched_options options = small_options(15);
+    options.enable_prefix_caching = false;
+    options.max_num_batched_tokens = 8;
+    qr_sched *sched = sched_of(&options);
+    qr_request *first = add_simple(sched, 1, 8, 40);
+    qr_request_params params = params_of(100, 6, 20);
+    params.n = 2;
+    params.lockstep = true;
+    qr_request *group = add(sched, &params);
+    run_step(sched);
+    run_step(sched);
+    qr_sched_step step;
+    for (int i = 0; i < 7; i++) { /* the beams agree for 8 tokens, then differ */
+        qr_sched_schedule(sched, &step);
+        qr_sched_commit_step(sched);
+        qr_sched_append_token(sched, &first->seqs[0], 5);
+        if (i == 0) {
+            qr_sched_drop_seq(sched, &group->seqs[1]);
+            qr_sched_fork_seq(sched, &group->seqs[0], &group->seqs[1]);
+        }
+        for (int s = 0; s < 2; s++) qr_sched_append_token(sched, &group->seqs[s], i < 6 ? 50 + i : 60 + s);
+    }
+    do step = run_step(sched);
+    while (step.num_preempted == 0);
+    assert_ptr_equal(step.preempted[0], group);
+    const int32_t num_tokens = qr_seq_num_tokens(&group->seqs[0]);
+    assert_int_equal(group->num_shared_tokens, 13); /* 6 of the prompt, 1000, 50 to 55 */
+    assert_true(num_tokens > 15);
+    qr_sched_abort(sched, first);
+
+    qr_sched_schedule(sched, &step);
+    expect_entry(&step, 0, group, 0, 8, false);
+    finish_step(sched, &step);
+    qr_sched_schedule(sched, &step);
+    expect_entry(&step, 0, group, 8, 5, false);
+    assert_true(step.entries[0].forks);
+    finish_step(sched, &step);
+    int num_waiting_steps = 0;
+    for (qr_sched_schedule(sched, &step); !step.entries[0].samples; qr_sched_schedule(sched, &step)) {
+        for (int i = 0; i < step.num_entries; i++) assert_false(step.entries[i].samples);
+        finish_step(sched, &step);
+        num_waiting_steps++;
+    }
+    assert_true(num_waiting_steps > 0);
+    assert_int_equal(step.num_entries, 2);
+    assert_true(step.entries[1].samples);
+    finish_step(sched, &step);
+    qr_sched_destroy(sched);
+}
+
 static void max_num_seqs_counts_sequences(void **state)
 {
     (void)state;
@@ -704,6 +804,8 @@ int main(void)
         cmocka_unit_test(a_long_prompt_leaves_a_token_for_everyone),
         cmocka_unit_test(without_chunking_prompts_are_whole),
         cmocka_unit_test(a_group_forks_at_its_prompts_end),
+        cmocka_unit_test(beams_are_dropped_and_forked),
+        cmocka_unit_test(a_resumed_beam_group_shares_its_common_outputs),
         cmocka_unit_test(max_num_seqs_counts_sequences),
         cmocka_unit_test(the_newest_is_preempted_and_resumed),
         cmocka_unit_test(a_resumed_group_computes_prompt_then_outputs),

@@ -11,6 +11,10 @@
  *   copies of a group that is preempted itself are kept      "copy is for nobody"
  *   a finished sequence keeps its row                        "rows used, free" (the recount)
  *   the queue ignores priorities                             "admitted out of turn"
+ *   what a group shares is taken from the lengths alone       "prompt cut", or wrong K and V
+ *   a forked beam does not get its parent's outputs          "token changed"
+ *   a dropped beam keeps its blocks                          "holds blocks with status" (the recount)
+ *   lockstep groups sample one sequence at a time            "a lockstep group samples, but not sequence"
  *   the waiting heap is not repaired upwards after a removal "place is before its parent" (the recount) */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -63,14 +67,16 @@ static void random_operations_match_the_reference(void **state)
         sum.num_hits += m.num_hits;
         sum.num_finished += m.num_finished;
         sum.num_resets += m.num_resets;
+        sum.num_beam_forks += m.num_beam_forks;
     }
-    print_message("%d operations, %llu steps: %llu requests added, %llu refused, %llu finished, %llu aborted; "
-                  "%llu group forks, %llu blocks copied on write, %llu preemptions, %llu tokens found, %llu resets\n",
-                  NUM_RUNS * OPERATIONS_PER_RUN, (unsigned long long)num_steps, (unsigned long long)sum.num_added,
-                  (unsigned long long)sum.num_refused, (unsigned long long)sum.num_finished,
-                  (unsigned long long)sum.num_aborts, (unsigned long long)sum.num_forks,
-                  (unsigned long long)sum.num_copies, (unsigned long long)sum.num_preemptions,
-                  (unsigned long long)sum.num_hits, (unsigned long long)sum.num_resets);
+    print_message(
+        "%d operations, %llu steps: %llu requests added, %llu refused, %llu finished, %llu aborted; "
+        "%llu group forks, %llu beam forks, %llu blocks copied on write, %llu preemptions, %llu tokens found, %llu "
+        "resets\n",
+        NUM_RUNS * OPERATIONS_PER_RUN, (unsigned long long)num_steps, (unsigned long long)sum.num_added,
+        (unsigned long long)sum.num_refused, (unsigned long long)sum.num_finished, (unsigned long long)sum.num_aborts,
+        (unsigned long long)sum.num_forks, (unsigned long long)sum.num_beam_forks, (unsigned long long)sum.num_copies,
+        (unsigned long long)sum.num_preemptions, (unsigned long long)sum.num_hits, (unsigned long long)sum.num_resets);
     assert_true(sum.num_forks > 100 && sum.num_copies > 100 && sum.num_preemptions > 100 && sum.num_hits > 100);
 }
 

@@ -38,7 +38,7 @@ static quire_status check_seq(const qr_sched *sched, const qr_seq *seq, recount 
 {
     const qr_request *request = seq->request;
     const bool running = request->status == QR_RUNNING && !qr_request_status_finished(seq->status);
-    const bool computes = running && (request->forked || seq == qr_request_lead(request));
+    const bool computes = running && seq->status != QR_IDLE && (request->forked || seq == qr_request_lead(request));
     if ((seq->row >= 0) != running || (seq->status == QR_RUNNING) != computes)
         return qr_fail(error, QUIRE_INVALID, "sequence %d: row %d, status %d in a request of status %d", seq->idx,
                        seq->row, seq->status, request->status);
@@ -63,11 +63,12 @@ static quire_status check_request(const qr_sched *sched, const qr_request *reque
     count->num_requests++;
     count->num_waiting += waits;
     count->num_running += request->status == QR_RUNNING;
-    int num_unfinished = 0;
+    int num_unfinished = 0, num_idle = 0;
     int32_t num_blocks = 0;
     for (int i = 0; i < request->n; i++) {
         const qr_seq *seq = &request->seqs[i];
         num_unfinished += !qr_request_status_finished(seq->status);
+        num_idle += seq->status == QR_IDLE;
         QR_TRY(check_seq(sched, seq, count, error));
         for (int32_t idx = 0; idx < seq->table.num_blocks; idx++) {
             const int32_t id = seq->table.block_ids[idx];
@@ -75,7 +76,7 @@ static quire_status check_request(const qr_sched *sched, const qr_request *reque
             count->last_seen[id] = request->arrival;
         }
     }
-    if (num_unfinished != request->num_unfinished ||
+    if (num_unfinished != request->num_unfinished || num_idle != request->num_idle ||
         (num_unfinished == 0) != qr_request_status_finished(request->status))
         return qr_fail(error, QUIRE_INVALID, "request %llu: %d of %d sequences unfinished, status %d",
                        (unsigned long long)request->arrival, num_unfinished, request->n, request->status);

@@ -1,17 +1,18 @@
-/* request: a group of n sequences that share one prompt (parallel sampling), and the state of each.
+/* request: a group of n sequences that share one prompt (parallel sampling, beams), and the state of each.
  *
  *                       prompt_token_ids [num_prompt_tokens]          computed once, by the leading sequence
  *   qr_request ──┬── seqs[0]  output_token_ids[0 .. num_output_tokens)      leads while the prompt is computed
- *                ├── seqs[1]  output_token_ids ...                          forked from it at the prompt's end
- *                └── seqs[n-1]
+ *                ├── seqs[1]  output_token_ids ...                          forked from it at the end of what they
+ * share └── seqs[n-1]
  *
  *   WAITING ──► RUNNING ──► FINISHED_*        a group is admitted, preempted and resumed as a whole;
  *                 │   ▲                       its sequences finish one by one
  *                 ▼   │
  *              PREEMPTED                      blocks freed; resumed by computing prompt and outputs again
  *
- * The leading sequence is the first unfinished one. After a preemption it computes the prompt, the unfinished
- * sequences are forked from it, and each then computes its own outputs.
+ * The leading sequence is the first one that is neither finished nor idle. It computes the tokens that all of them
+ * share (num_shared_tokens: the prompt of a new group; after a preemption also the outputs that are the same), then the
+ * others are forked from it, and each computes the rest of its own.
  *
  * A sequence's tokens are the prompt followed by its outputs; K and V of the first num_computed_tokens are in the
  * cache. The token sampled last is not computed until the next step: num_computed_tokens < num_tokens between steps.
@@ -24,9 +25,10 @@
 #include "kv/block_table.h"
 
 typedef enum qr_request_status {
-    QR_WAITING,   /* of a sequence: also one that the prompt's end will fork */
+    QR_WAITING,   /* of a sequence: also one that is still to be forked */
     QR_RUNNING,   /* holds blocks */
     QR_PREEMPTED, /* holds none, waits to go on */
+    QR_IDLE,      /* of a sequence: dropped, holds none, may be forked into; never of a request */
     QR_FINISHED_STOPPED,
     QR_FINISHED_LENGTH_CAPPED,
     QR_FINISHED_ABORTED
@@ -51,15 +53,18 @@ typedef struct qr_seq {
 struct qr_request {
     qr_request_status status;
     int n;
-    int num_unfinished; /* sequences */
+    int num_unfinished; /* sequences, idle ones included */
+    int num_idle;       /* sequences */
     int32_t num_prompt_tokens;
     int32_t max_output_tokens; /* per sequence */
     int32_t *prompt_token_ids; /* [num_prompt_tokens], a copy */
     qr_seq *seqs;              /* [n] */
+    int32_t num_shared_tokens; /* what the leading sequence computes for all before the fork */
     int64_t priority;          /* lower is sooner; 0 under fcfs */
     uint64_t arrival;          /* 1, 2, 3, ... */
     uint64_t extra_key;
     bool no_prefix_read;
+    bool lockstep;
     bool forked;               /* RUNNING and no fork ahead: every unfinished sequence runs on its own */
     int32_t num_cached_tokens; /* prompt tokens found in the prefix cache when first admitted; -1 before */
     int32_t num_preemptions;   /* how often */

@@ -167,7 +167,9 @@ static quire_status request_create(const qr_request_params *p, qr_request **out,
                      .output_token_ids = (int32_t *)(slab + outputs_at) + (size_t)i * (size_t)p->max_output_tokens,
                      .row = -1};
     request->extra_key = p->extra_key;
+    request->num_shared_tokens = p->num_prompt_tokens;
     request->no_prefix_read = p->no_prefix_read;
+    request->lockstep = p->lockstep;
     request->num_cached_tokens = -1;
     request->queue_idx = -1;
     request->user = p->user;
@@ -222,7 +224,7 @@ void qr_sched_abort(qr_sched *sched, qr_request *request)
         qr_sched_release_seq(sched, seq);
         seq->status = QR_FINISHED_ABORTED;
     }
-    request->num_unfinished = 0;
+    request->num_unfinished = request->num_idle = 0;
     request->status = QR_FINISHED_ABORTED;
 }
 
@@ -231,7 +233,7 @@ void qr_sched_abort(qr_sched *sched, qr_request *request)
 qr_seq *qr_request_lead(const qr_request *request)
 {
     int i = 0;
-    while (qr_request_status_finished(request->seqs[i].status)) i++;
+    while (!qr_seq_is_live(&request->seqs[i])) i++;
     return &request->seqs[i];
 }
 
@@ -239,12 +241,12 @@ int32_t qr_request_blocks_wanted(const qr_request *request, int block_size)
 {
     const int32_t num_prompt = request->num_prompt_tokens;
     if (request->max_output_tokens == 1) return (int32_t)ceil_div(num_prompt, block_size);
-    const int32_t shared_blocks = num_prompt / block_size;
+    const int32_t shared_blocks = request->num_shared_tokens / block_size;
     const int32_t max_slots = num_prompt + request->max_output_tokens - 1;
     int32_t blocks = shared_blocks;
     for (int i = 0; i < request->n; i++) {
         const qr_seq *seq = &request->seqs[i];
-        if (qr_request_status_finished(seq->status)) continue;
+        if (!qr_seq_is_live(seq)) continue;
         const int32_t slots = qr_seq_num_tokens(seq) < max_slots ? qr_seq_num_tokens(seq) + 1 : max_slots;
         blocks += (int32_t)ceil_div(slots, block_size) - shared_blocks;
     }
@@ -303,9 +305,10 @@ void qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token)
 
 void qr_sched_finish_seq(qr_sched *sched, qr_seq *seq, qr_request_status status)
 {
-    assert(!sched->in_step && seq->status == QR_RUNNING && qr_request_status_finished(status));
+    assert(!sched->in_step && (seq->status == QR_RUNNING || seq->status == QR_IDLE));
     qr_request *request = seq->request;
-    assert(request->forked);
+    assert(request->status == QR_RUNNING && request->forked && qr_request_status_finished(status));
+    request->num_idle -= seq->status == QR_IDLE;
     if (request->num_unfinished == 1)
         qr_sched_remove_running(sched, request);
     else
@@ -313,6 +316,29 @@ void qr_sched_finish_seq(qr_sched *sched, qr_seq *seq, qr_request_status status)
     qr_sched_release_seq(sched, seq);
     seq->status = status;
     if (--request->num_unfinished == 0) request->status = request->seqs[0].status;
+}
+
+void qr_sched_drop_seq(qr_sched *sched, qr_seq *seq)
+{
+    assert(!sched->in_step && seq->status == QR_RUNNING && seq->request->forked);
+    qr_block_table_clear(&seq->table, sched->pool);
+    seq->num_computed_tokens = seq->num_output_tokens = 0;
+    seq->status = QR_IDLE;
+    seq->request->num_idle++;
+}
+
+void qr_sched_fork_seq(qr_sched *sched, const qr_seq *parent, qr_seq *child)
+{
+    assert(!sched->in_step && parent->request == child->request);
+    assert(parent->status == QR_RUNNING && child->status == QR_IDLE);
+    assert(parent->num_computed_tokens == qr_seq_num_tokens(parent));
+    qr_block_table_fork(&parent->table, &child->table, sched->pool);
+    memcpy(child->output_token_ids, parent->output_token_ids,
+           (size_t)parent->num_output_tokens * sizeof *child->output_token_ids);
+    child->num_output_tokens = parent->num_output_tokens;
+    child->num_computed_tokens = parent->num_computed_tokens;
+    child->status = QR_RUNNING;
+    child->request->num_idle--;
 }
 
 /* ---- state ------------------------------------------------------------------------------------- */

@@ -7,17 +7,19 @@
  * One step, always in this order:
  *   qr_sched_schedule(&step)    entries (sequence, first position, how many tokens), block copies, preempted requests
  *     the engine copies blocks, computes the entries' tokens, samples where `samples` says so
- *   qr_sched_commit_step()      those tokens are computed now; full blocks become findable; prompts' ends are forked
- *   qr_sched_append_token() for every sampled sequence, qr_sched_finish_seq() for those that are done
+ *   qr_sched_commit_step()      those tokens are computed now; full blocks become findable; groups fork
+ *   qr_sched_append_token() for every sampled sequence, qr_sched_finish_seq() for those that are done;
+ *     beam search first rearranges its sequences with qr_sched_drop_seq() and qr_sched_fork_seq()
  * add, abort, remove, reset: any time except between schedule and commit_step.
  *
  * There is no prefill or decode phase: a sequence has tokens without K and V, and a step computes some of them.
  * The budget of max_num_batched_tokens goes to running sequences in order (one token is kept back for each that
- * follows, so every running sequence advances in every step), then to waiting requests in order; the first one that
- * does not fit ends the step. When a running sequence gets no block, the last running group is preempted, if need be
- * its own, and nothing is admitted in that step. A group is admitted only if all tokens that it has now fit beside
- * what the running groups still need for theirs and 32 more for each running sequence (of those, no more than an
- * eighth of the pool): without that room to grow, admitted groups are soon preempted again.
+ * follows, so every running sequence advances in every step, but for lockstep groups after a preemption), then to
+ * waiting requests in order; the first one that does not fit ends the step. When a running sequence gets no block, the
+ * last running group is preempted, if need be its own, and nothing is admitted in that step. A group is admitted only
+ * if all tokens that it has now fit beside what the running groups still need for theirs and 32 more for each running
+ * sequence (of those, no more than an eighth of the pool): without that room to grow, admitted groups are soon
+ * preempted again.
  *
  * Properties: if anything is unfinished, a step has at least one entry. The first group in order is never preempted,
  * so it finishes: nothing starves under fcfs, nothing deadlocks.
@@ -76,6 +78,7 @@ typedef struct qr_request_params {
     int n;                           /* sequences, 1 .. max_num_seqs */
     int64_t priority;                /* lower is sooner; ignored under fcfs */
     uint64_t extra_key;              /* part of the prefix cache's key; 0: none */
+    bool lockstep;                   /* beams: its running sequences sample in the same step, all or none */
     bool no_prefix_read; /* compute the whole prompt (prompt logprobs); its blocks are cached all the same */
     void *user;
 } qr_request_params;
@@ -101,8 +104,8 @@ typedef struct qr_sched_entry {
     int32_t start;          /* position of the first token to compute; seq->num_computed_tokens until commit */
     int32_t num_new_tokens; /* >= 1; K and V go to qr_block_table_slot(&seq->table, pool, start + i) */
     bool samples;           /* the last of them is the sequence's last token: its logits are sampled */
-    /* The last of them ends the prompt of a group with more than one unfinished sequence: commit_step forks the others
-     * from seq. If also `samples` (the group is new), one token is drawn from that row for each of request->seqs[0..n)
+    /* The last of them ends what a group of more than one sequence shares: commit_step forks the others from seq.
+     * If also `samples` (the group is new), one token is drawn from that row for each of request->seqs[0..n)
      * and appended to each after commit_step. If not (resumed), nothing is sampled. */
     bool forks;
 } qr_sched_entry;
@@ -128,9 +131,19 @@ void qr_sched_commit_step(qr_sched *sched);
  * sampled sequence gets a token or is finished (or both, in this order) before the next schedule. */
 void qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token);
 
-/* A RUNNING sequence is done (status FINISHED_*): its blocks are freed, the last first. The request is finished with
- * its last sequence: its status is then that of seqs[0], it is no longer scheduled and waits for qr_sched_remove. */
+/* A RUNNING or IDLE sequence is done (status FINISHED_*): its blocks are freed, the last first. The request is finished
+ * with its last sequence: its status is then that of seqs[0], it is no longer scheduled and waits for qr_sched_remove.
+ */
 void qr_sched_finish_seq(qr_sched *sched, qr_seq *seq, qr_request_status status);
+
+/* Beam search, after commit_step and before the tokens of the step are appended: a sequence that no beam continues is
+ * dropped, then one that several beams continue is forked into idle ones. A dropped sequence frees its blocks, forgets
+ * its outputs and is QR_IDLE; the group keeps its place. Before the next schedule at least one sequence of the group
+ * must be RUNNING. */
+void qr_sched_drop_seq(qr_sched *sched, qr_seq *seq); /* RUNNING to IDLE */
+/* `child`, IDLE and of the same group, becomes a RUNNING copy of `parent`, RUNNING with all tokens computed: outputs,
+ * and a reference on each block. O(blocks + outputs), no K or V moved. */
+void qr_sched_fork_seq(qr_sched *sched, const qr_seq *parent, qr_seq *child);
 
 /* ---- state ------------------------------------------------------------------------------------- */
 

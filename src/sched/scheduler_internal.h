@@ -33,14 +33,19 @@ struct qr_sched {
     double live_fraction_sum; /* over num_steps */
 };
 
-/* The first unfinished sequence. */
+/* The first sequence that is neither finished nor idle. */
 qr_seq *qr_request_lead(const qr_request *request);
-/* Distinct blocks that the group holds when each unfinished sequence has a slot for one token more than it has now (as
- * far as it will ever need one); that is enough to compute all it has and to go on. */
+/* Distinct blocks that the group holds when each sequence, idle and finished ones apart, has a slot for one token more
+ * than it has now (as far as it will ever need one); that is enough to compute all it has and to go on. */
 int32_t qr_request_blocks_wanted(const qr_request *request, int block_size);
 
-/* Give every unfinished sequence of the group a row and an empty table; there are enough rows. */
+/* Give every unfinished sequence of the group (idle ones too) a row and an empty table; there are enough rows. */
 void qr_sched_take_rows(qr_sched *sched, qr_request *request);
+/* The sequence holds blocks or is to be forked or resumed. */
+static inline bool qr_seq_is_live(const qr_seq *seq)
+{
+    return seq->status != QR_IDLE && !qr_request_status_finished(seq->status);
+}
 /* Free the sequence's blocks and its row. */
 void qr_sched_release_seq(qr_sched *sched, qr_seq *seq);
 /* Into and out of the running requests; keeps num_running_seqs. */

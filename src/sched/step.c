@@ -5,13 +5,25 @@
 
 static int32_t min_i32(int32_t a, int32_t b) { return a < b ? a : b; }
 
-/* Sequences of the group that compute something in a step. */
-static int num_active(const qr_request *request) { return request->forked ? request->num_unfinished : 1; }
+static int num_live(const qr_request *request) { return request->num_unfinished - request->num_idle; }
 
-/* How far the sequence computes before the next fork or sample. */
-static int32_t target_tokens(const qr_seq *seq)
+/* Sequences of the group that compute something in a step. */
+static int num_active(const qr_request *request) { return request->forked ? num_live(request) : 1; }
+
+/* A lockstep group samples when every sequence has one token left to compute. */
+static bool may_sample(const qr_request *request)
 {
-    return seq->request->forked ? qr_seq_num_tokens(seq) : seq->request->num_prompt_tokens;
+    for (int i = 0; i < request->n && request->lockstep; i++) {
+        const qr_seq *seq = &request->seqs[i];
+        if (seq->status == QR_RUNNING && seq->num_computed_tokens < qr_seq_num_tokens(seq) - 1) return false;
+    }
+    return true;
+}
+
+/* How far the sequence computes before the group's next fork or sample. */
+static int32_t target_tokens(const qr_seq *seq, bool samples)
+{
+    return seq->request->forked ? qr_seq_num_tokens(seq) - !samples : seq->request->num_shared_tokens;
 }
 
 static int32_t cap_chunk(const qr_sched *sched, int32_t num_tokens)
@@ -30,7 +42,7 @@ static void push_entry(qr_sched *sched, qr_seq *seq, int32_t num_new)
         .start = start,
         .num_new_tokens = num_new,
         .samples = end == qr_seq_num_tokens(seq),
-        .forks = !seq->request->forked && end == seq->request->num_prompt_tokens,
+        .forks = !seq->request->forked && end == seq->request->num_shared_tokens,
     };
     sched->num_tokens += num_new;
 }
@@ -44,6 +56,22 @@ static bool append_slots(qr_sched *sched, qr_seq *seq, int32_t num_new)
     return true;
 }
 
+/* The first tokens that all live sequences have in common, the last token of none of them included. */
+static int32_t shared_tokens(const qr_request *request)
+{
+    const qr_seq *lead = qr_request_lead(request);
+    int32_t num_shared = qr_seq_num_tokens(lead) - 1;
+    for (int i = lead->idx + 1; i < request->n; i++) {
+        const qr_seq *seq = &request->seqs[i];
+        if (!qr_seq_is_live(seq)) continue;
+        num_shared = min_i32(num_shared, qr_seq_num_tokens(seq) - 1);
+        int32_t same = request->num_prompt_tokens;
+        while (same < num_shared && qr_seq_token(seq, same) == qr_seq_token(lead, same)) same++;
+        num_shared = min_i32(num_shared, same);
+    }
+    return num_shared;
+}
+
 /* The last running group gives back all its blocks and waits to be computed again. */
 static qr_request *preempt_last(qr_sched *sched)
 {
@@ -53,8 +81,9 @@ static qr_request *preempt_last(qr_sched *sched)
         qr_seq *seq = &request->seqs[i];
         if (qr_request_status_finished(seq->status)) continue;
         qr_sched_release_seq(sched, seq);
-        seq->status = QR_PREEMPTED;
+        if (seq->status != QR_IDLE) seq->status = QR_PREEMPTED;
     }
+    if (request->forked) request->num_shared_tokens = shared_tokens(request);
     request->status = QR_PREEMPTED;
     request->forked = false;
     request->num_preemptions++;
@@ -73,13 +102,16 @@ static bool schedule_running(qr_sched *sched, qr_request *request, int *num_acti
 {
     const int first_entry = sched->num_entries, first_copy = sched->num_copies;
     const int32_t first_token = sched->num_tokens;
+    const bool samples = may_sample(request);
     int num_active_here = num_active(request);
+    assert(num_active_here >= 1);
     for (int i = 0; i < request->n && num_active_here > 0; i++) {
         qr_seq *seq = &request->seqs[i];
         if (seq->status != QR_RUNNING) continue;
         num_active_here--;
         const int32_t budget = sched->options.max_num_batched_tokens - sched->num_tokens;
-        const int32_t missing = target_tokens(seq) - seq->num_computed_tokens;
+        const int32_t missing = target_tokens(seq, samples) - seq->num_computed_tokens;
+        if (missing == 0 && !samples) continue;
         const int32_t num_new = cap_chunk(sched, min_i32(missing, budget - num_active_here - *num_active_after));
         assert(num_new >= 1);
         while (!append_slots(sched, seq, num_new)) {
@@ -145,8 +177,8 @@ static bool admit(qr_sched *sched, qr_request *request, int64_t promised)
 {
     qr_block_pool *pool = sched->pool;
     qr_seq *lead = qr_request_lead(request);
-    const bool alone = request->num_unfinished == 1;
-    const int32_t target = alone ? qr_seq_num_tokens(lead) : request->num_prompt_tokens;
+    const bool alone = num_live(request) == 1;
+    const int32_t target = alone ? qr_seq_num_tokens(lead) : request->num_shared_tokens;
     const int32_t budget = sched->options.max_num_batched_tokens - sched->num_tokens;
     const int32_t num_free = qr_block_pool_num_free(pool);
     if (num_free < request->blocks_to_admit + promised) return false; /* as last time: spare the lookup */
@@ -220,12 +252,12 @@ void qr_sched_schedule(qr_sched *sched, qr_sched_step *out)
     };
 }
 
-/* The prompt is computed: every other unfinished sequence starts from the leading one's blocks. */
+/* What the group shares is computed: every other live sequence starts from the leading one's blocks. */
 static void fork_group(qr_sched *sched, qr_request *request, const qr_seq *lead)
 {
     for (int i = 0; i < request->n; i++) {
         qr_seq *seq = &request->seqs[i];
-        if (seq == lead || qr_request_status_finished(seq->status)) continue;
+        if (seq == lead || !qr_seq_is_live(seq)) continue;
         qr_block_table_fork(&lead->table, &seq->table, sched->pool);
         seq->num_computed_tokens = lead->num_computed_tokens;
         seq->status = QR_RUNNING;
