@@ -480,7 +480,7 @@ void qr_jargs_bind(qr_jrun *run, const qr_jargs *args, const char *what, const c
 {
     bool positional_only = names[0] == '/';
     if (positional_only) names++;
-    size_t num_names = 0, bytes;
+    size_t num_names = 0, bytes = 0;
     while (nth_name(names, num_names, &bytes)) out[num_names++] = (qr_jval){.kind = QR_J_MISSING};
     if (args->num_pos > num_names)
         qr_jrun_raise(run, "%s takes at most %zu arguments (%zu given)", what, num_names, args->num_pos);

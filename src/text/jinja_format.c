@@ -233,6 +233,15 @@ static void add_percent_number(percent *pc, qr_jbuild *b, spec *sp, qr_jval valu
     add_int(b, sp, qr_jval_to_int(pc->run, value, "a formatted value"));
 }
 
+static qr_jval character_of(qr_jrun *run, qr_jval code)
+{
+    int64_t c = qr_jval_to_int(run, code, "a character's code");
+    if (c < 0 || c > 0x10FFFF || (c >= 0xD800 && c <= 0xDFFF)) qr_jrun_raise(run, "a character's code is out of range");
+    qr_jbuild b = {.run = run};
+    qr_jbuild_char(&b, (uint32_t)c);
+    return qr_jbuild_end(&b);
+}
+
 static void add_percent(percent *pc, qr_jbuild *b)
 {
     qr_jval value = named_operand(pc);
@@ -250,12 +259,7 @@ static void add_percent(percent *pc, qr_jbuild *b)
         qr_jval text = sp.type == 's' ? qr_jtext_str(pc->run, value) : qr_jtext_repr(pc->run, value);
         add_padded(b, &sp, text, '>');
     } else if (sp.type == 'c') {
-        if (value.kind == QR_J_INT && value.integer > 0 && value.integer <= 0x10FFFF &&
-            (value.integer < 0xD800 || value.integer > 0xDFFF)) {
-            qr_jbuild character = {.run = pc->run};
-            qr_jbuild_char(&character, (uint32_t)value.integer);
-            value = qr_jbuild_end(&character);
-        }
+        if (value.kind == QR_J_INT) value = character_of(pc->run, value);
         if (value.kind != QR_J_STR || qr_jval_len(value) != 1) qr_jrun_raise(pc->run, "%%c requires int or char");
         add_padded(b, &sp, value, '>');
     } else {
@@ -337,6 +341,10 @@ static void add_formatted(braces *br, qr_jbuild *b, qr_jval value, qr_jval spec_
         return;
     }
     require_precision(br->run, &sp);
+    if (is_int && sp.type == 'c' && !sp.sign && sp.precision < 0) {
+        add_padded(b, &sp, character_of(br->run, value), '>');
+        return;
+    }
     if (is_int && (sp.type == 0 || strchr("dboxXn", sp.type)) && sp.precision < 0) {
         add_int(b, &sp, qr_jval_to_int(br->run, value, "a formatted value"));
         return;

@@ -180,13 +180,14 @@ static bool is_dunder(qr_jval name)
 
 qr_jval qr_jval_attr(qr_jrun *run, qr_jval obj, qr_jval name)
 {
-    if (obj.kind == QR_J_UNDEFINED && !is_dunder(name)) qr_jrun_raise_undefined(run, obj);
+    if (obj.kind == QR_J_UNDEFINED) qr_jrun_raise_undefined(run, obj);
     qr_jval found = own_attribute(run, obj, name);
     if (found.kind != QR_J_MISSING) return found;
     if (obj.kind == QR_J_DICT) {
         const qr_jval *value = qr_jdict_find_text(run, obj.dict, name.text, name.bytes);
         if (value) return *value;
     }
+    if (is_dunder(name)) return qr_jval_hint("access to Python's internal attributes is unsafe.");
     return no_attribute(obj, name);
 }
 

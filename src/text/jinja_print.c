@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text/jinja_library.h"
 #include "text/jinja_text.h"
 
 /* ---- numbers ---------------------------------------------------------------------------------------------------- */
@@ -227,6 +228,16 @@ static void add_repr_deep(qr_jbuild *b, qr_jval value)
         add_repr_pairs(b, value.dict);
         qr_jbuild_cstr(b, ">");
         break;
+    case QR_J_MACRO: {
+        qr_jval name = qr_jmacro_attr(b->run, value.macro, "name", 4);
+        qr_jbuild_cstr(b, "<Macro ");
+        if (name.kind == QR_J_STR)
+            add_repr_text(b, name);
+        else
+            qr_jbuild_cstr(b, "None");
+        qr_jbuild_cstr(b, ">");
+        break;
+    }
     default: /* objects without a text of their own; Python adds an address */
         qr_jbuild_cstr(b, "<");
         qr_jbuild_cstr(b, qr_jval_type(value));
