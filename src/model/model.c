@@ -1,0 +1,472 @@
+#include "model/model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+/* A matrix with its optional bias. A GGUF-ordered copy of the data is kept where the file's order is another. */
+typedef struct linear {
+    qr_weight *weight;
+    float *bias; /* [rows] or NULL */
+    qr_tensor_view view;
+    void *owned; /* transposed copy the view points to, or NULL */
+} linear;
+
+typedef struct norm {
+    float *weight, *bias;
+} norm;
+
+typedef struct layer {
+    norm attn_norm, ffn_norm;
+    linear qkv[3]; /* Q, K, V, or one fused matrix */
+    float *q_norm, *k_norm;
+    linear attn_output, ffn_up[2], ffn_down; /* ffn_up: gate, up; or up alone */
+} layer;
+
+struct qr_model {
+    qr_model_config config;
+    qr_backend *be;
+    const qr_checkpoint *ckpt;
+    qr_compute compute;
+    qr_tensor_view token_embd, position_embd;
+    norm output_norm;
+    linear output;
+    float *freq_factors; /* [rotary_dim / 2] or NULL */
+    layer *layers;       /* [num_layers] */
+    size_t weights_bytes;
+    int64_t num_parameters;
+};
+
+struct qr_model_workspace {
+    qr_backend *be;
+    float *cos, *sin;
+    float *x, *h, *qkv, *attn, *up, *act, *rows, *logits;
+    size_t table_bytes, x_bytes, qkv_bytes, attn_bytes, up_bytes, act_bytes, rows_bytes, logits_bytes;
+};
+
+/* ---- tensors by name ------------------------------------------------------------------------------ */
+
+static const char *hf_stem(const qr_arch *arch, const char *stem)
+{
+    for (int i = 0; arch->hf_names[i][0]; i++)
+        if (strcmp(arch->hf_names[i][0], stem) == 0) return arch->hf_names[i][1];
+    return stem;
+}
+
+/* Find `stem`.`suffix` (of layer `il`, or of the model when il < 0) under its name in this checkpoint's format. */
+static const qr_tensor_view *find(const qr_model *m, int il, const char *stem, const char *suffix, char *name,
+                                  size_t bytes)
+{
+    const qr_arch *arch = m->config.arch;
+    if (qr_checkpoint_is_gguf(m->ckpt)) {
+        if (il < 0)
+            snprintf(name, bytes, "%s.%s", stem, suffix);
+        else
+            snprintf(name, bytes, "blk.%d.%s.%s", il, stem, suffix);
+        return qr_checkpoint_find(m->ckpt, name);
+    }
+    int n = 0;
+    if (il >= 0) {
+        const char *percent = strstr(arch->hf_layer, "%d");
+        n = snprintf(name, bytes, "%.*s%d%s", (int)(percent - arch->hf_layer), arch->hf_layer, il, percent + 2);
+    }
+    snprintf(name + n, bytes - (size_t)n, "%s.%s", hf_stem(arch, stem), suffix);
+    const qr_tensor_view *view = qr_checkpoint_find(m->ckpt, name);
+    /* checkpoints of the bare decoder leave the outermost "model." or "transformer." out */
+    const char *dot = strchr(name, '.');
+    return view || !dot ? view : qr_checkpoint_find(m->ckpt, dot + 1);
+}
+
+static quire_status wrong_shape(const qr_model *m, const qr_tensor_view *v, int64_t cols, int64_t rows,
+                                quire_error *error)
+{
+    return qr_fail(error, QUIRE_FORMAT, "%s: tensor '%s' is %lld x %lld, expected %lld x %lld (rows x columns)",
+                   qr_checkpoint_path(m->ckpt), v->name, (long long)qr_tensor_rows(v), (long long)qr_tensor_cols(v),
+                   (long long)rows, (long long)cols);
+}
+
+/* A vector as float32; *out NULL when it is absent and not required. */
+static quire_status load_vector(qr_model *m, int il, const char *stem, const char *suffix, int64_t len, bool required,
+                                float **out, quire_error *error)
+{
+    char name[256];
+    const qr_tensor_view *view = find(m, il, stem, suffix, name, sizeof name);
+    if (!view)
+        return required ? qr_fail(error, QUIRE_FORMAT, "%s: tensor '%s' is missing", qr_checkpoint_path(m->ckpt), name)
+                        : QUIRE_OK;
+    if (qr_tensor_cols(view) != len || qr_tensor_rows(view) != 1) return wrong_shape(m, view, len, 1, error);
+    *out = qr_malloc((size_t)len * sizeof **out);
+    if (!*out) return qr_fail_nomem(error, view->name, (size_t)len * sizeof **out);
+    qr_dequantize(view->dtype, view->data, *out, len);
+    m->num_parameters += len;
+    m->weights_bytes += (size_t)len * sizeof **out;
+    return QUIRE_OK;
+}
+
+static quire_status load_norm(qr_model *m, int il, const char *stem, norm *out, quire_error *error)
+{
+    QR_TRY(load_vector(m, il, stem, "weight", m->config.hidden_size, true, &out->weight, error));
+    return m->config.arch->layer_norm ? load_vector(m, il, stem, "bias", m->config.hidden_size, true, &out->bias, error)
+                                      : QUIRE_OK;
+}
+
+/* [K, N] as the file has it to [N, K], float32. */
+static quire_status transpose(linear *l, quire_error *error)
+{
+    int64_t n = l->view.dims[0], k = l->view.dims[1];
+    size_t bytes = (size_t)n * (size_t)k * sizeof(float);
+    float *row = qr_malloc((size_t)n * sizeof *row), *data = qr_malloc(bytes);
+    if (!row || !data) {
+        qr_free(row);
+        qr_free(data);
+        return qr_fail_nomem(error, l->view.name, bytes);
+    }
+    size_t row_bytes = qr_tensor_row_bytes(&l->view);
+    for (int64_t i = 0; i < k; i++) {
+        qr_dequantize(l->view.dtype, (const char *)l->view.data + (size_t)i * row_bytes, row, n);
+        for (int64_t j = 0; j < n; j++) data[j * k + i] = row[j];
+    }
+    qr_free(row);
+    l->owned = data;
+    l->view.dtype = QR_F32;
+    l->view.dims[0] = k;
+    l->view.dims[1] = n;
+    l->view.data = data;
+    l->view.bytes = bytes;
+    return QUIRE_OK;
+}
+
+static quire_status load_linear(qr_model *m, int il, const char *stem, int64_t rows, int64_t cols, bool bias,
+                                linear *out, quire_error *error)
+{
+    char name[256];
+    const qr_tensor_view *view = find(m, il, stem, "weight", name, sizeof name);
+    if (!view) return qr_fail(error, QUIRE_FORMAT, "%s: tensor '%s' is missing", qr_checkpoint_path(m->ckpt), name);
+    bool transposed = il >= 0 && m->config.arch->transposed && !qr_checkpoint_is_gguf(m->ckpt);
+    int64_t want_cols = transposed ? rows : cols, want_rows = transposed ? cols : rows;
+    if (view->num_dims != 2 || qr_tensor_cols(view) != want_cols || qr_tensor_rows(view) != want_rows)
+        return wrong_shape(m, view, want_cols, want_rows, error);
+    out->view = *view;
+    if (transposed) QR_TRY(transpose(out, error));
+    QR_TRY(m->be->ops->weight_create(m->be, &out->view, m->compute, &out->weight, error));
+    m->num_parameters += rows * cols;
+    m->weights_bytes += m->be->ops->weight_bytes(out->weight);
+    return load_vector(m, il, stem, "bias", rows, bias, &out->bias, error);
+}
+
+static quire_status load_layer(qr_model *m, int il, quire_error *error)
+{
+    const qr_model_config *c = &m->config;
+    const qr_arch *a = c->arch;
+    layer *l = &m->layers[il];
+    int64_t hidden = c->hidden_size, q = (int64_t)c->num_heads * c->head_size,
+            kv = (int64_t)c->num_kv_heads * c->head_size;
+    QR_TRY(load_norm(m, il, "attn_norm", &l->attn_norm, error));
+    if (a->fused_qkv) {
+        QR_TRY(load_linear(m, il, "attn_qkv", q + 2 * kv, hidden, a->qkv_bias, &l->qkv[0], error));
+    } else {
+        QR_TRY(load_linear(m, il, "attn_q", q, hidden, a->qkv_bias, &l->qkv[0], error));
+        QR_TRY(load_linear(m, il, "attn_k", kv, hidden, a->qkv_bias, &l->qkv[1], error));
+        QR_TRY(load_linear(m, il, "attn_v", kv, hidden, a->qkv_bias, &l->qkv[2], error));
+    }
+    if (a->qk_norm) {
+        QR_TRY(load_vector(m, il, "attn_q_norm", "weight", c->head_size, true, &l->q_norm, error));
+        QR_TRY(load_vector(m, il, "attn_k_norm", "weight", c->head_size, true, &l->k_norm, error));
+    }
+    QR_TRY(load_linear(m, il, "attn_output", hidden, q, a->other_bias, &l->attn_output, error));
+    QR_TRY(load_norm(m, il, "ffn_norm", &l->ffn_norm, error));
+    if (a->gated_mlp)
+        QR_TRY(load_linear(m, il, "ffn_gate", c->intermediate_size, hidden, a->other_bias, &l->ffn_up[0], error));
+    QR_TRY(load_linear(m, il, "ffn_up", c->intermediate_size, hidden, a->other_bias, &l->ffn_up[a->gated_mlp], error));
+    return load_linear(m, il, "ffn_down", hidden, c->intermediate_size, a->other_bias, &l->ffn_down, error);
+}
+
+static quire_status load_embedding(qr_model *m, const char *stem, int64_t min_rows, qr_tensor_view *out,
+                                   quire_error *error)
+{
+    char name[256];
+    const qr_tensor_view *view = find(m, -1, stem, "weight", name, sizeof name);
+    if (!view) return qr_fail(error, QUIRE_FORMAT, "%s: tensor '%s' is missing", qr_checkpoint_path(m->ckpt), name);
+    if (view->num_dims != 2 || qr_tensor_cols(view) != m->config.hidden_size || qr_tensor_rows(view) < min_rows)
+        return wrong_shape(m, view, m->config.hidden_size, min_rows, error);
+    *out = *view;
+    m->num_parameters += qr_tensor_rows(view) * qr_tensor_cols(view);
+    return QUIRE_OK;
+}
+
+static quire_status load_ends(qr_model *m, quire_error *error)
+{
+    const qr_model_config *c = &m->config;
+    QR_TRY(load_embedding(m, "token_embd", c->vocab_size, &m->token_embd, error));
+    if (c->arch->learned_positions)
+        QR_TRY(load_embedding(m, "position_embd", c->max_position_embeddings + c->arch->position_offset,
+                              &m->position_embd, error));
+    QR_TRY(load_norm(m, -1, "output_norm", &m->output_norm, error));
+    if (!c->arch->learned_positions && qr_checkpoint_is_gguf(m->ckpt))
+        QR_TRY(load_vector(m, -1, "rope_freqs", "weight", c->rotary_dim / 2, false, &m->freq_factors, error));
+    for (int i = 0; m->freq_factors && i < c->rotary_dim / 2; i++)
+        if (!(m->freq_factors[i] > 0))
+            return qr_fail(error, QUIRE_FORMAT, "%s: tensor 'rope_freqs.weight' must be positive",
+                           qr_checkpoint_path(m->ckpt));
+    char name[256];
+    if (!c->tie_word_embeddings && find(m, -1, "output", "weight", name, sizeof name))
+        return load_linear(m, -1, "output", c->vocab_size, c->hidden_size, false, &m->output, error);
+    m->output.view = m->token_embd;
+    QR_TRY(m->be->ops->weight_create(m->be, &m->output.view, m->compute, &m->output.weight, error));
+    m->weights_bytes += m->be->ops->weight_bytes(m->output.weight);
+    return QUIRE_OK;
+}
+
+static quire_status load_all(qr_model *m, qr_model_progress on_progress, void *user, quire_error *error)
+{
+    QR_TRY(load_ends(m, error));
+    for (int il = 0; il < m->config.num_layers; il++) {
+        QR_TRY(load_layer(m, il, error));
+        if (on_progress) on_progress(user, (il + 1.0) / m->config.num_layers);
+    }
+    return QUIRE_OK;
+}
+
+quire_status qr_model_load(const qr_checkpoint *ckpt, qr_backend *be, qr_compute compute, qr_model_progress on_progress,
+                           void *user, qr_model **out, quire_error *error)
+{
+    qr_model *m = qr_calloc(1, sizeof *m);
+    if (!m) return qr_fail_nomem(error, "the model", sizeof *m);
+    m->be = be;
+    m->ckpt = ckpt;
+    m->compute = compute;
+    quire_status status = qr_model_config_read(ckpt, &m->config, error);
+    if (status == QUIRE_OK) {
+        m->layers = qr_calloc((size_t)m->config.num_layers, sizeof *m->layers);
+        if (!m->layers)
+            status = qr_fail_nomem(error, "the layers", (size_t)m->config.num_layers * sizeof *m->layers);
+        else
+            status = load_all(m, on_progress, user, error);
+    }
+    if (status != QUIRE_OK) {
+        qr_model_destroy(m);
+        return status;
+    }
+    *out = m;
+    return QUIRE_OK;
+}
+
+static void free_linear(qr_model *m, linear *l)
+{
+    if (l->weight) m->be->ops->weight_destroy(m->be, l->weight);
+    qr_free(l->bias);
+    qr_free(l->owned);
+}
+
+static void free_norm(norm *n)
+{
+    qr_free(n->weight);
+    qr_free(n->bias);
+}
+
+void qr_model_destroy(qr_model *m)
+{
+    if (!m) return;
+    for (int il = 0; m->layers && il < m->config.num_layers; il++) {
+        layer *l = &m->layers[il];
+        free_norm(&l->attn_norm);
+        free_norm(&l->ffn_norm);
+        for (int i = 0; i < 3; i++) free_linear(m, &l->qkv[i]);
+        for (int i = 0; i < 2; i++) free_linear(m, &l->ffn_up[i]);
+        free_linear(m, &l->attn_output);
+        free_linear(m, &l->ffn_down);
+        qr_free(l->q_norm);
+        qr_free(l->k_norm);
+    }
+    free_norm(&m->output_norm);
+    free_linear(m, &m->output);
+    qr_free(m->freq_factors);
+    qr_free(m->layers);
+    qr_free(m);
+}
+
+const qr_model_config *qr_model_get_config(const qr_model *m) { return &m->config; }
+
+size_t qr_model_weights_bytes(const qr_model *m) { return m->weights_bytes; }
+
+int64_t qr_model_num_parameters(const qr_model *m) { return m->num_parameters; }
+
+qr_kv_config qr_model_kv_config(const qr_model *m)
+{
+    return (qr_kv_config){
+        .num_layers = m->config.num_layers, .num_kv_heads = m->config.num_kv_heads, .head_size = m->config.head_size};
+}
+
+/* ---- forward --------------------------------------------------------------------------------------- */
+
+static int64_t qkv_cols(const qr_model_config *c)
+{
+    return (int64_t)(c->num_heads + 2 * c->num_kv_heads) * c->head_size;
+}
+
+static quire_status take(qr_model_workspace *ws, float **out, size_t *out_bytes, int64_t rows, int64_t cols,
+                         const char *what, quire_error *error)
+{
+    size_t bytes;
+    if (qr_mul_overflow((size_t)rows, (size_t)cols * sizeof(float), &bytes))
+        return qr_fail_nomem(error, what, SIZE_MAX);
+    *out = ws->be->ops->buffer_alloc(ws->be, bytes);
+    if (!*out) return qr_fail_nomem(error, what, bytes);
+    *out_bytes = bytes;
+    return QUIRE_OK;
+}
+
+static quire_status take_all(const qr_model *m, qr_model_workspace *ws, int max_tokens, int max_rows, int max_positions,
+                             quire_error *error)
+{
+    const qr_model_config *c = &m->config;
+    int64_t attn = (int64_t)c->num_heads * c->head_size,
+            up = (int64_t)c->intermediate_size * (c->arch->gated_mlp ? 2 : 1);
+    if (!c->arch->learned_positions) {
+        QR_TRY(take(ws, &ws->cos, &ws->table_bytes, max_positions, c->rotary_dim / 2, "the RoPE tables", error));
+        QR_TRY(take(ws, &ws->sin, &ws->table_bytes, max_positions, c->rotary_dim / 2, "the RoPE tables", error));
+        qr_model_rope_tables(c, m->freq_factors, max_positions, ws->cos, ws->sin);
+    }
+    QR_TRY(take(ws, &ws->x, &ws->x_bytes, max_tokens, c->hidden_size, "activations", error));
+    QR_TRY(take(ws, &ws->h, &ws->x_bytes, max_tokens, c->hidden_size, "activations", error));
+    QR_TRY(take(ws, &ws->qkv, &ws->qkv_bytes, max_tokens, qkv_cols(c), "activations", error));
+    QR_TRY(take(ws, &ws->attn, &ws->attn_bytes, max_tokens, attn, "activations", error));
+    QR_TRY(take(ws, &ws->up, &ws->up_bytes, max_tokens, up, "activations", error));
+    if (c->arch->gated_mlp)
+        QR_TRY(take(ws, &ws->act, &ws->act_bytes, max_tokens, c->intermediate_size, "activations", error));
+    QR_TRY(take(ws, &ws->rows, &ws->rows_bytes, max_rows, c->hidden_size, "the rows that sample", error));
+    QR_TRY(take(ws, &ws->logits, &ws->logits_bytes, max_rows, c->vocab_size, "logits", error));
+    int64_t max_cols = attn > c->intermediate_size ? attn : c->intermediate_size;
+    if (max_cols < c->hidden_size) max_cols = c->hidden_size;
+    int rows = max_tokens > max_rows ? max_tokens : max_rows;
+    return ws->be->ops->reserve(ws->be, rows, max_cols, max_positions, error);
+}
+
+quire_status qr_model_workspace_create(const qr_model *m, int max_tokens, int max_logits_rows, int max_positions,
+                                       qr_model_workspace **out, quire_error *error)
+{
+    qr_model_workspace *ws = qr_calloc(1, sizeof *ws);
+    if (!ws) return qr_fail_nomem(error, "the workspace", sizeof *ws);
+    ws->be = m->be;
+    quire_status status = take_all(m, ws, max_tokens, max_logits_rows, max_positions, error);
+    if (status != QUIRE_OK) {
+        qr_model_workspace_destroy(ws);
+        return status;
+    }
+    *out = ws;
+    return QUIRE_OK;
+}
+
+void qr_model_workspace_destroy(qr_model_workspace *ws)
+{
+    if (!ws) return;
+    const struct {
+        float *ptr;
+        size_t bytes;
+    } buffers[] = {{ws->cos, ws->table_bytes},    {ws->sin, ws->table_bytes}, {ws->x, ws->x_bytes},
+                   {ws->h, ws->x_bytes},          {ws->qkv, ws->qkv_bytes},   {ws->attn, ws->attn_bytes},
+                   {ws->up, ws->up_bytes},        {ws->act, ws->act_bytes},   {ws->rows, ws->rows_bytes},
+                   {ws->logits, ws->logits_bytes}};
+    for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
+        if (buffers[i].ptr) ws->be->ops->buffer_free(ws->be, buffers[i].ptr, buffers[i].bytes);
+    qr_free(ws);
+}
+
+static void apply_norm(const qr_model *m, const norm *n, const float *x, int num_tokens, float *out)
+{
+    const qr_model_config *c = &m->config;
+    if (c->arch->layer_norm)
+        m->be->ops->layer_norm(m->be, x, n->weight, n->bias, c->norm_eps, num_tokens, c->hidden_size, out);
+    else
+        m->be->ops->rms_norm(m->be, x, n->weight, c->norm_eps, num_tokens, c->hidden_size, out);
+}
+
+/* y (+)= x times the matrices side by side */
+static void apply_linear(const qr_model *m, const linear *l, int num, const float *x, int64_t cols, int num_tokens,
+                         float *y, int64_t ld_y, bool accumulate)
+{
+    const qr_weight *weights[3];
+    const float *biases[3];
+    for (int i = 0; i < num; i++) {
+        weights[i] = l[i].weight;
+        biases[i] = l[i].bias;
+    }
+    m->be->ops->linear(m->be, x, cols, num_tokens, weights, biases, num, y, ld_y, accumulate);
+}
+
+static void attention_part(const qr_model *m, qr_model_workspace *ws, const qr_batch *batch, qr_kv_cache *cache, int il)
+{
+    const qr_model_config *c = &m->config;
+    const layer *l = &m->layers[il];
+    int num_tokens = batch->num_tokens;
+    int64_t ld = qkv_cols(c), attn = (int64_t)c->num_heads * c->head_size;
+    apply_norm(m, &l->attn_norm, ws->x, num_tokens, ws->h);
+    apply_linear(m, l->qkv, c->arch->fused_qkv ? 1 : 3, ws->h, c->hidden_size, num_tokens, ws->qkv, ld, false);
+    const qr_rope_kv_args rope = {.qkv = ws->qkv,
+                                  .ld = ld,
+                                  .num_heads = c->num_heads,
+                                  .num_kv_heads = c->num_kv_heads,
+                                  .head_size = c->head_size,
+                                  .style = c->rope_style,
+                                  .rotary_dim = c->rotary_dim,
+                                  .cos = ws->cos,
+                                  .sin = ws->sin,
+                                  .q_norm = l->q_norm,
+                                  .k_norm = l->k_norm,
+                                  .norm_eps = c->norm_eps,
+                                  .cache = cache,
+                                  .layer = il};
+    m->be->ops->rope_kv_write(m->be, batch, &rope);
+    const qr_attention_args args = {.q = ws->qkv,
+                                    .ld_q = ld,
+                                    .out = ws->attn,
+                                    .num_heads = c->num_heads,
+                                    .num_kv_heads = c->num_kv_heads,
+                                    .head_size = c->head_size,
+                                    .scale = c->attention_scale,
+                                    .window = c->window[il],
+                                    .cache = cache,
+                                    .layer = il};
+    m->be->ops->attention(m->be, batch, &args);
+    apply_linear(m, &l->attn_output, 1, ws->attn, attn, num_tokens, ws->x, c->hidden_size, true);
+}
+
+static void mlp_part(const qr_model *m, qr_model_workspace *ws, int num_tokens, int il)
+{
+    const qr_model_config *c = &m->config;
+    const layer *l = &m->layers[il];
+    int64_t cols = c->intermediate_size;
+    const float *act = ws->up;
+    apply_norm(m, &l->ffn_norm, ws->x, num_tokens, ws->h);
+    if (c->arch->gated_mlp) {
+        apply_linear(m, l->ffn_up, 2, ws->h, c->hidden_size, num_tokens, ws->up, 2 * cols, false);
+        m->be->ops->gated_act(m->be, ws->up, c->arch->act, num_tokens, cols, ws->act);
+        act = ws->act;
+    } else {
+        apply_linear(m, l->ffn_up, 1, ws->h, c->hidden_size, num_tokens, ws->up, cols, false);
+        m->be->ops->act(m->be, ws->up, c->arch->act, num_tokens, cols);
+    }
+    apply_linear(m, &l->ffn_down, 1, act, cols, num_tokens, ws->x, c->hidden_size, true);
+}
+
+void qr_model_forward(const qr_model *m, qr_model_workspace *ws, const qr_batch *batch, qr_kv_cache *cache)
+{
+    const qr_model_config *c = &m->config;
+    m->be->ops->embed(m->be, &m->token_embd, batch->input_ids, batch->num_tokens, 1.0f,
+                      c->arch->learned_positions ? &m->position_embd : NULL, batch->positions, c->arch->position_offset,
+                      ws->x, c->hidden_size);
+    for (int il = 0; il < c->num_layers; il++) {
+        attention_part(m, ws, batch, cache, il);
+        mlp_part(m, ws, batch->num_tokens, il);
+    }
+}
+
+const float *qr_model_logits(const qr_model *m, qr_model_workspace *ws, const int32_t *rows, int num_rows)
+{
+    const qr_model_config *c = &m->config;
+    m->be->ops->gather_rows(m->be, ws->x, rows, num_rows, c->hidden_size, ws->rows);
+    apply_norm(m, &m->output_norm, ws->rows, num_rows, ws->rows);
+    apply_linear(m, &m->output, 1, ws->rows, c->hidden_size, num_rows, ws->logits, c->vocab_size, false);
+    return ws->logits;
+}
