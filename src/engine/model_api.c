@@ -1,0 +1,264 @@
+#include "engine/model_api.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+
+const char *quire_version(void) { return QUIRE_VERSION; }
+
+void quire_model_options_init(quire_model_options *options)
+{
+    *options = (quire_model_options){.compute_dtype = "auto"};
+}
+
+static quire_status parse_compute(const char *text, qr_compute *out, quire_error *error)
+{
+    if (!text || strcmp(text, "auto") == 0) return *out = QR_COMPUTE_AUTO, QUIRE_OK;
+    if (strcmp(text, "float32") == 0) return *out = QR_COMPUTE_FLOAT32, QUIRE_OK;
+    return qr_fail_param(error, "compute_dtype", "compute_dtype: auto or float32, not '%s'", text);
+}
+
+static bool quantized(qr_dtype dtype) { return qr_dtype_block_len(dtype) > 1; }
+
+/* The type that most values have. */
+static qr_dtype commonest_dtype(const qr_checkpoint *ckpt)
+{
+    double values[QR_NUM_DTYPES] = {0};
+    int best = QR_F32;
+    for (int i = 0; i < qr_checkpoint_num_tensors(ckpt); i++) {
+        const qr_tensor_view *t = qr_checkpoint_tensor(ckpt, i);
+        values[t->dtype] += (double)qr_tensor_rows(t) * (double)qr_tensor_cols(t);
+    }
+    for (int i = 0; i < QR_NUM_DTYPES; i++)
+        if (values[i] > values[best]) best = i;
+    return (qr_dtype)best;
+}
+
+static void fill_model_info(quire_model *m)
+{
+    const qr_model_config *c = qr_model_get_config(m->model);
+    quire_model_info *info = &m->info;
+    info->name = c->name;
+    info->architecture = c->arch->name;
+    info->compute_dtype =
+        m->compute == QR_COMPUTE_AUTO && quantized(commonest_dtype(m->ckpt)) ? "int8" : "float32";
+    info->num_layers = c->num_layers;
+    info->hidden_size = c->hidden_size;
+    info->num_attention_heads = c->num_heads;
+    info->num_key_value_heads = c->num_kv_heads;
+    info->head_size = c->head_size;
+    info->vocab_size = c->vocab_size;
+    info->max_position_embeddings = c->max_position_embeddings;
+    info->num_parameters = qr_model_num_parameters(m->model);
+    info->weights_bytes = qr_model_weights_bytes(m->model);
+    info->kv_bytes_per_token = (size_t)c->num_layers * 2 * (size_t)c->num_kv_heads * (size_t)c->head_size * 2;
+}
+
+static void fill_text_info(quire_model *m)
+{
+    quire_model_info *info = &m->info;
+    info->bos_token_id = info->eos_token_id = -1;
+    info->has_chat_template = m->chat_template != NULL;
+    if (!m->tokenizer) return;
+    info->bos_token_id = qr_tokenizer_bos_id(m->tokenizer);
+    info->eos_token_id = qr_tokenizer_eos_id(m->tokenizer);
+    if (info->vocab_size == 0) info->vocab_size = qr_tokenizer_vocab_size(m->tokenizer);
+    for (int id = 0; id < qr_tokenizer_vocab_size(m->tokenizer); id++) {
+        size_t bytes;
+        if (qr_tokenizer_token(m->tokenizer, id, &bytes) && bytes > m->max_token_bytes) m->max_token_bytes = bytes;
+    }
+}
+
+/* A checkpoint without tokenizer files still runs on token ids. */
+static bool has_tokenizer(const qr_checkpoint *ckpt, quire_status *status, quire_error *error)
+{
+    const json_t *json = NULL;
+    if (qr_checkpoint_is_gguf(ckpt)) return qr_checkpoint_meta(ckpt, "tokenizer.ggml.model") != NULL;
+    *status = qr_checkpoint_json(ckpt, "tokenizer.json", &json, error);
+    return json != NULL;
+}
+
+static quire_status open_text(quire_model *m, quire_error *error)
+{
+    quire_status status = QUIRE_OK;
+    if (!has_tokenizer(m->ckpt, &status, error)) return status;
+    QR_TRY(qr_tokenizer_create(m->ckpt, &m->tokenizer, error));
+    const char *source = qr_tokenizer_chat_template(m->tokenizer);
+    if (!source) return QUIRE_OK;
+    quire_error detail;
+    status = qr_chat_template_parse(source, strlen(source), &m->chat_template, &detail);
+    if (status == QUIRE_OK || status == QUIRE_NOMEM) return status;
+    return qr_fail(error, status, "%s: the chat template: %s", qr_checkpoint_path(m->ckpt), detail.message);
+}
+
+static quire_status open_all(quire_model *m, const char *path, const quire_model_options *o, quire_error *error)
+{
+    QR_TRY(parse_compute(o->compute_dtype, &m->compute, error));
+    if (o->threads < 0) return qr_fail_param(error, "threads", "threads: 0 (automatic) or more, not %d", o->threads);
+    QR_TRY(qr_checkpoint_open(path, &m->ckpt, error));
+    m->info.format = qr_checkpoint_is_gguf(m->ckpt) ? "gguf" : "safetensors";
+    m->info.weight_dtype = qr_dtype_name(commonest_dtype(m->ckpt));
+    m->info.name = qr_checkpoint_path(m->ckpt);
+    m->info.architecture = m->info.compute_dtype = "";
+    QR_TRY(open_text(m, error));
+    if (!o->vocab_only) {
+        QR_TRY(qr_cpu_backend_create(NULL, o->threads, &m->backend, error));
+        QR_TRY(qr_model_load(m->ckpt, m->backend, m->compute, o->on_progress, o->user, &m->model, error));
+        fill_model_info(m);
+    } else if (!m->tokenizer) {
+        return qr_fail(error, QUIRE_FORMAT, "%s: no tokenizer in this checkpoint", qr_checkpoint_path(m->ckpt));
+    }
+    fill_text_info(m);
+    return QUIRE_OK;
+}
+
+quire_status quire_model_open(const char *path, const quire_model_options *options, quire_model **out,
+                              quire_error *error)
+{
+    quire_model_options defaults;
+    quire_model_options_init(&defaults);
+    if (!path || !out) return qr_fail_param(error, "path", "path: missing");
+    quire_model *m = qr_calloc(1, sizeof *m);
+    if (!m) return qr_fail_nomem(error, "the model", sizeof *m);
+    pthread_mutex_init(&m->lock, NULL);
+    quire_status status = open_all(m, path, options ? options : &defaults, error);
+    if (status != QUIRE_OK) {
+        quire_model_close(m);
+        return status;
+    }
+    *out = m;
+    return QUIRE_OK;
+}
+
+void quire_model_close(quire_model *m)
+{
+    if (!m) return;
+    qr_model_destroy(m->model);
+    if (m->backend) m->backend->ops->destroy(m->backend);
+    qr_chat_template_destroy(m->chat_template);
+    qr_tokenizer_destroy(m->tokenizer);
+    qr_checkpoint_close(m->ckpt);
+    pthread_mutex_destroy(&m->lock);
+    qr_free(m);
+}
+
+void quire_model_get_info(const quire_model *model, quire_model_info *out) { *out = model->info; }
+
+/* ---- logits of one prompt -------------------------------------------------------------------------- */
+
+typedef struct one_prompt {
+    qr_kv_cache *cache;
+    qr_model_workspace *ws;
+    int32_t *ints;          /* positions | block_table | rows */
+    int64_t *slot_mapping;
+} one_prompt;
+
+enum { LOGITS_ROWS = 64 };
+
+static quire_status one_prompt_create(quire_model *m, int num_ids, one_prompt *p, quire_error *error)
+{
+    qr_kv_config kv = qr_model_kv_config(m->model);
+    kv.block_size = 16;
+    kv.num_blocks = (num_ids + 15) / 16;
+    kv.dtype = m->compute == QR_COMPUTE_FLOAT32 ? QR_F32 : QR_F16;
+    p->ints = qr_malloc((size_t)num_ids * 3 * sizeof *p->ints);
+    p->slot_mapping = qr_malloc((size_t)num_ids * sizeof *p->slot_mapping);
+    if (!p->ints || !p->slot_mapping) return qr_fail_nomem(error, "the prompt", (size_t)num_ids * 20);
+    QR_TRY(m->backend->ops->kv_cache_create(m->backend, &kv, &p->cache, error));
+    return qr_model_workspace_create(m->model, num_ids, LOGITS_ROWS, num_ids, &p->ws, error);
+}
+
+static void one_prompt_run(quire_model *m, one_prompt *p, const int32_t *ids, int num_ids, float *out)
+{
+    int32_t *positions = p->ints, *table = p->ints + num_ids, *rows = p->ints + 2 * num_ids;
+    int32_t query_start_loc[2] = {0, num_ids}, seq_len = num_ids;
+    for (int i = 0; i < num_ids; i++) {
+        positions[i] = table[i] = rows[i] = i;
+        p->slot_mapping[i] = i;
+    }
+    const qr_batch batch = {.num_tokens = num_ids,
+                            .num_reqs = 1,
+                            .max_blocks = num_ids,
+                            .input_ids = ids,
+                            .positions = positions,
+                            .slot_mapping = p->slot_mapping,
+                            .query_start_loc = query_start_loc,
+                            .seq_lens = &seq_len,
+                            .block_table = table};
+    size_t vocab = (size_t)m->info.vocab_size;
+    qr_model_forward(m->model, p->ws, &batch, p->cache);
+    for (int i = 0; i < num_ids; i += LOGITS_ROWS) {
+        int num = num_ids - i < LOGITS_ROWS ? num_ids - i : LOGITS_ROWS;
+        const float *logits = qr_model_logits(m->model, p->ws, rows + i, num);
+        memcpy(out + (size_t)i * vocab, logits, (size_t)num * vocab * sizeof *out);
+    }
+}
+
+quire_status quire_model_logits(quire_model *m, const int32_t *ids, size_t num_ids, float *out, quire_error *error)
+{
+    if (!m->model) return qr_fail(error, QUIRE_INVALID, "the model was opened for its vocabulary only");
+    if (num_ids < 1 || num_ids > (size_t)m->info.max_position_embeddings)
+        return qr_fail_param(error, "ids", "ids: 1 to %d token ids, got %zu", m->info.max_position_embeddings, num_ids);
+    for (size_t i = 0; i < num_ids; i++)
+        if (ids[i] < 0 || ids[i] >= m->info.vocab_size)
+            return qr_fail_param(error, "ids", "ids: token id %d is outside the vocabulary (0 to %d)", ids[i],
+                                 m->info.vocab_size - 1);
+    one_prompt p = {0};
+    pthread_mutex_lock(&m->lock);
+    quire_status status = one_prompt_create(m, (int)num_ids, &p, error);
+    if (status == QUIRE_OK) one_prompt_run(m, &p, ids, (int)num_ids, out);
+    qr_model_workspace_destroy(p.ws);
+    if (p.cache) m->backend->ops->kv_cache_destroy(m->backend, p.cache);
+    pthread_mutex_unlock(&m->lock);
+    qr_free(p.ints);
+    qr_free(p.slot_mapping);
+    return status;
+}
+
+/* ---- text ---------------------------------------------------------------------------------------------- */
+
+static quire_status need_tokenizer(const quire_model *m, quire_error *error)
+{
+    if (m->tokenizer) return QUIRE_OK;
+    return qr_fail(error, QUIRE_UNSUPPORTED, "%s has no tokenizer: give token ids instead of text", m->info.name);
+}
+
+quire_status quire_tokenize(const quire_model *m, const char *text, size_t text_bytes, bool add_special,
+                            bool parse_special, int32_t **out_ids, size_t *out_num_ids, quire_error *error)
+{
+    QR_TRY(need_tokenizer(m, error));
+    return qr_tokenizer_encode(m->tokenizer, text, text_bytes, add_special, parse_special, out_ids, out_num_ids, error);
+}
+
+quire_status quire_detokenize(const quire_model *m, const int32_t *ids, size_t num_ids, bool skip_special,
+                              char **out_text, size_t *out_bytes, quire_error *error)
+{
+    QR_TRY(need_tokenizer(m, error));
+    qr_buf buf = {0};
+    qr_detok detok;
+    qr_detok_init(&detok, m->tokenizer, skip_special);
+    quire_status status = qr_buf_reserve(&buf, 1) == 0 ? QUIRE_OK : QUIRE_NOMEM;
+    for (size_t i = 0; i < num_ids && status == QUIRE_OK; i++) {
+        if (ids[i] < 0 || ids[i] >= m->info.vocab_size)
+            status = qr_fail_param(error, "ids", "ids: token id %d is outside the vocabulary (0 to %d)", ids[i],
+                                   m->info.vocab_size - 1);
+        else status = qr_detok_push(&detok, ids[i], &buf);
+    }
+    if (status == QUIRE_OK) status = qr_detok_flush(&detok, &buf);
+    if (status == QUIRE_NOMEM) qr_fail_nomem(error, "the text", buf.cap);
+    if (status != QUIRE_OK) {
+        qr_free(buf.data);
+        return status;
+    }
+    buf.data[buf.len] = '\0';
+    *out_text = buf.data;
+    *out_bytes = buf.len;
+    return QUIRE_OK;
+}
+
+void quire_render_options_init(quire_render_options *options)
+{
+    *options = (quire_render_options){.add_generation_prompt = true};
+}

@@ -1,0 +1,28 @@
+/* model_api: what is behind a quire_model handle.
+ *
+ *   quire_model ── checkpoint (mapped file) ── tokenizer, chat template
+ *              └── backend (device, worker threads) ── model (packed weights)      none of these with vocab_only
+ *
+ * Threads: immutable after open, except that the backend serves one caller at a time: hold `lock` around it. */
+#ifndef QR_ENGINE_MODEL_API_H
+#define QR_ENGINE_MODEL_API_H
+
+#include <pthread.h>
+
+#include "model/model.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+struct quire_model {
+    qr_checkpoint *ckpt;
+    qr_tokenizer *tokenizer;        /* NULL when the checkpoint has none (tiny test models) */
+    qr_chat_template *chat_template; /* NULL: none */
+    qr_backend *backend;
+    qr_model *model;
+    pthread_mutex_t lock;
+    quire_model_info info;
+    qr_compute compute;
+    size_t max_token_bytes; /* longest token's text */
+};
+
+#endif
