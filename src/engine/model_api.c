@@ -42,8 +42,7 @@ static void fill_model_info(quire_model *m)
     quire_model_info *info = &m->info;
     info->name = c->name;
     info->architecture = c->arch->name;
-    info->compute_dtype =
-        m->compute == QR_COMPUTE_AUTO && quantized(commonest_dtype(m->ckpt)) ? "int8" : "float32";
+    info->compute_dtype = m->compute == QR_COMPUTE_AUTO && quantized(commonest_dtype(m->ckpt)) ? "int8" : "float32";
     info->num_layers = c->num_layers;
     info->hidden_size = c->hidden_size;
     info->num_attention_heads = c->num_heads;
@@ -151,7 +150,7 @@ void quire_model_get_info(const quire_model *model, quire_model_info *out) { *ou
 typedef struct one_prompt {
     qr_kv_cache *cache;
     qr_model_workspace *ws;
-    int32_t *ints;          /* positions | block_table | rows */
+    int32_t *ints; /* positions | block_table | rows */
     int64_t *slot_mapping;
 } one_prompt;
 
@@ -244,7 +243,8 @@ quire_status quire_detokenize(const quire_model *m, const int32_t *ids, size_t n
         if (ids[i] < 0 || ids[i] >= m->info.vocab_size)
             status = qr_fail_param(error, "ids", "ids: token id %d is outside the vocabulary (0 to %d)", ids[i],
                                    m->info.vocab_size - 1);
-        else status = qr_detok_push(&detok, ids[i], &buf);
+        else
+            status = qr_detok_push(&detok, ids[i], &buf);
     }
     if (status == QUIRE_OK) status = qr_detok_flush(&detok, &buf);
     if (status == QUIRE_NOMEM) qr_fail_nomem(error, "the text", buf.cap);

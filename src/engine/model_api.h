@@ -15,7 +15,7 @@
 
 struct quire_model {
     qr_checkpoint *ckpt;
-    qr_tokenizer *tokenizer;        /* NULL when the checkpoint has none (tiny test models) */
+    qr_tokenizer *tokenizer;         /* NULL when the checkpoint has none (tiny test models) */
     qr_chat_template *chat_template; /* NULL: none */
     qr_backend *backend;
     qr_model *model;

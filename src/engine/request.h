@@ -1,0 +1,100 @@
+/* request: a submitted request as the engine sees it, and the making of its outputs.
+ *
+ *   sampled token ─► detokenizer ─► pending text ─► stop strings ─► output ─► callback, or queue ─► quire_request_next
+ *                                   held back: a tail that may become a stop string, half a character
+ *
+ * Life: created by quire_submit on the caller's thread with all memory that its steps need; worked on by the engine
+ * thread alone; freed when both the engine and the caller have let go (num_refs). Polled outputs are copied into a
+ * list that grows with what the caller has not fetched yet.
+ * Threads: fields under "engine thread" belong to it; the queue has its own lock. */
+#ifndef QR_ENGINE_REQUEST_H
+#define QR_ENGINE_REQUEST_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "base/mem.h"
+#include "engine/model_api.h"
+#include "sched/scheduler.h"
+
+/* One sequence's output state (engine thread). */
+typedef struct qr_output_seq {
+    qr_detok detok;
+    qr_buf text;           /* decoded, not yet handed out */
+    size_t stop_scan_from; /* stop strings may begin at this byte of text or later */
+    bool started;          /* the first output has been made */
+    bool finished;
+    double cumulative_logprob;
+    int64_t last_token_us;
+} qr_output_seq;
+
+/* Log probabilities of the prompt, filled chunk by chunk (engine thread). */
+typedef struct qr_prompt_logprobs {
+    quire_token_logprobs *tokens; /* [num_prompt] */
+    int32_t *top_ids;             /* [num_prompt, num_top] */
+    float *top_logprobs;
+} qr_prompt_logprobs;
+
+typedef struct qr_queued_output qr_queued_output;
+
+struct quire_request {
+    /* immutable after submit */
+    struct quire_engine *engine;
+    const quire_model *model;
+    quire_sampling_params params; /* arrays point into copies owned by the request */
+    void *param_copies;
+    int max_output_tokens; /* >= 1: what the scheduler plans for */
+    int32_t *prompt_ids;
+    int num_prompt;
+    char *prompt_text; /* with echo, else NULL */
+    size_t prompt_text_bytes;
+    uint64_t extra_key, key;
+    int priority;
+    void (*on_output)(void *user, const quire_output *output);
+    void *user;
+    int64_t arrival_us;
+
+    atomic_int num_refs;
+    atomic_bool abort_requested;
+
+    /* engine thread */
+    qr_request *sched_request; /* NULL before it is added */
+    qr_output_seq *seqs;       /* [n] */
+    int num_finished;
+    qr_prompt_logprobs prompt_logprobs;
+    int64_t first_scheduled_us; /* 0 before */
+    int64_t first_token_us;
+    quire_request *next; /* inbox, and the list of live requests */
+    quire_request *prev;
+
+    /* polling */
+    pthread_mutex_t lock;
+    pthread_cond_t arrived;
+    qr_queued_output *first, *last, *current; /* current: what quire_request_next returned last */
+    bool complete;                            /* the output with request_finished has been queued */
+};
+
+/* What the sampler found for one new token; top arrays may be NULL with num_top 0. */
+typedef struct qr_new_token {
+    int32_t token_id;
+    const quire_token_logprobs *logprobs; /* NULL: not asked for */
+} qr_new_token;
+
+/* Check and copy the options; tokenize. See quire_submit for the statuses. max_model_len bounds prompt + output. */
+QUIRE_MUST_USE quire_status qr_request_create(const quire_model *model, const quire_request_options *options,
+                                              int max_model_len, quire_request **out, quire_error *error);
+void qr_request_unref(quire_request *request); /* frees with the last reference */
+
+/* Ids that end a sequence of this request: the model's (unless ignore_eos). */
+bool qr_request_is_eos(const quire_request *request, int32_t token_id);
+bool qr_request_is_stop_token(const quire_request *request, int32_t token_id);
+
+/* A token was drawn for sequence seq_idx; num_output_tokens counts it. Makes and delivers the output.
+ *   returns  the reason if the sequence is finished by it, else QUIRE_FINISH_NONE */
+quire_finish_reason qr_request_add_token(quire_request *request, int seq_idx, qr_new_token token,
+                                         int num_output_tokens);
+/* End a sequence without a new token (abort, max_tokens 0, error). No effect when it has ended. */
+void qr_request_end_seq(quire_request *request, int seq_idx, int num_output_tokens, quire_finish_reason reason,
+                        const char *error_message);
+
+#endif
