@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "engine/request.h"
 
 #include <math.h>
@@ -294,7 +295,7 @@ static void deliver(quire_request *r, const quire_output *o)
         r->last = q;
     }
     if (o->request_finished) r->complete = true;
-    if (!q) atomic_store(&r->abort_requested, true); /* no memory to hold its output: it cannot go on */
+    if (!q) qr_request_ask_abort(r); /* no memory to hold its output: it cannot go on */
     pthread_cond_signal(&r->arrived);
     pthread_mutex_unlock(&r->lock);
 }
@@ -331,6 +332,12 @@ quire_status quire_request_next(quire_request *r, int timeout_ms, const quire_ou
 }
 
 int quire_request_num_prompt_tokens(const quire_request *r) { return r->num_prompt; }
+
+void qr_request_ask_abort(quire_request *r)
+{
+    atomic_store(&r->abort_requested, true);
+    if (r->abort_pending) atomic_store(r->abort_pending, true);
+}
 
 void quire_request_release(quire_request *r)
 {

@@ -56,6 +56,7 @@ struct quire_request {
 
     atomic_int num_refs;
     atomic_bool abort_requested;
+    atomic_bool *abort_pending; /* the engine's: some request wants to be aborted */
 
     /* engine thread */
     qr_request *sched_request; /* NULL before it is added */
@@ -84,6 +85,7 @@ typedef struct qr_new_token {
 QUIRE_MUST_USE quire_status qr_request_create(const quire_model *model, const quire_request_options *options,
                                               int max_model_len, quire_request **out, quire_error *error);
 void qr_request_unref(quire_request *request); /* frees with the last reference */
+void qr_request_ask_abort(quire_request *request); /* any thread; the engine looks before its next step */
 
 /* Ids that end a sequence of this request: the model's (unless ignore_eos). */
 bool qr_request_is_eos(const quire_request *request, int32_t token_id);
