@@ -64,7 +64,8 @@ void qr_batch_build(qr_batch_builder *b, const qr_sched_step *step, const qr_blo
         const qr_seq *seq = entry->seq;
         const int32_t *ids = seq->table.block_ids;
         int end = entry->start + entry->num_new_tokens;
-        bool prompt_rows = entry->start < entry->request->num_prompt_tokens - 1 && wants_prompt_logprobs(entry->request);
+        bool prompt_rows =
+            entry->start < entry->request->num_prompt_tokens - 1 && wants_prompt_logprobs(entry->request);
         for (int p = entry->start; p < end; p++, row++) {
             b->input_ids[row] = qr_seq_token(seq, p);
             b->positions[row] = p;

@@ -84,7 +84,7 @@ typedef struct qr_new_token {
 /* Check and copy the options; tokenize. See quire_submit for the statuses. max_model_len bounds prompt + output. */
 QUIRE_MUST_USE quire_status qr_request_create(const quire_model *model, const quire_request_options *options,
                                               int max_model_len, quire_request **out, quire_error *error);
-void qr_request_unref(quire_request *request); /* frees with the last reference */
+void qr_request_unref(quire_request *request);     /* frees with the last reference */
 void qr_request_ask_abort(quire_request *request); /* any thread; the engine looks before its next step */
 
 /* Ids that end a sequence of this request: the model's (unless ignore_eos). */

@@ -120,14 +120,16 @@ static void penalize(qr_sampler_scratch *s, const qr_sample_in *in)
 static const float *processed_logits(qr_sampler_scratch *s, const qr_sample_in *in)
 {
     const quire_sampling_params *p = in->params;
-    bool hold_stop = in->num_output < p->min_tokens && in->num_stop_ids > 0;
+    bool hold_stop = in->num_output < p->min_tokens && in->num_eos_ids + p->num_stop_token_ids > 0;
     if (p->num_logit_bias == 0 && !hold_stop && !has_penalties(p)) return in->logits;
     memcpy(s->logits, in->logits, (size_t)s->vocab_size * sizeof *s->logits);
     for (int i = 0; i < p->num_logit_bias; i++)
         if (in_vocab(s, p->logit_bias[i].token_id)) s->logits[p->logit_bias[i].token_id] += p->logit_bias[i].bias;
     if (has_penalties(p)) penalize(s, in);
-    for (int i = 0; hold_stop && i < in->num_stop_ids; i++)
-        if (in_vocab(s, in->stop_ids[i])) s->logits[in->stop_ids[i]] = -INFINITY;
+    for (int i = 0; hold_stop && i < in->num_eos_ids + p->num_stop_token_ids; i++) {
+        int32_t id = i < in->num_eos_ids ? in->eos_ids[i] : p->stop_token_ids[i - in->num_eos_ids];
+        if (in_vocab(s, id)) s->logits[id] = -INFINITY;
+    }
     return s->logits;
 }
 

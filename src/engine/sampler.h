@@ -32,8 +32,8 @@ typedef struct qr_sample_in {
     const quire_sampling_params *params;
     const int32_t *prompt, *output; /* tokens so far; ids outside the vocabulary are skipped */
     int num_prompt, num_output;
-    const int32_t *stop_ids; /* may not be drawn before min_tokens */
-    int num_stop_ids;
+    const int32_t *eos_ids; /* with params->stop_token_ids: may not be drawn before min_tokens */
+    int num_eos_ids;
     uint64_t key;  /* of the request */
     int seq_index; /* which of n */
 } qr_sample_in;

@@ -1,4 +1,5 @@
-/* stats: the counters behind quire_stats, with vLLM's histogram buckets. Threads: guarded by the engine's stats lock. */
+/* stats: the counters behind quire_stats, with vLLM's histogram buckets. Threads: guarded by the engine's stats lock.
+ */
 #ifndef QR_ENGINE_STATS_H
 #define QR_ENGINE_STATS_H
 

@@ -116,7 +116,7 @@ static int64_t max_group_blocks(const qr_request_params *p, int block_size)
     return shared_blocks + p->n * (ceil_div(max_slots, block_size) - shared_blocks);
 }
 
-static quire_status check_params(const qr_sched *sched, const qr_request_params *p, quire_error *error)
+quire_status qr_sched_validate(const qr_sched *sched, const qr_request_params *p, quire_error *error)
 {
     const qr_sched_options *o = &sched->options;
     if (p->num_prompt_tokens < 1) return qr_fail_param(error, "prompt", "the prompt must have at least one token");
@@ -180,7 +180,7 @@ static quire_status request_create(const qr_request_params *p, qr_request **out,
 quire_status qr_sched_add(qr_sched *sched, const qr_request_params *params, qr_request **out, quire_error *error)
 {
     assert(!sched->in_step);
-    QR_TRY(check_params(sched, params, error));
+    QR_TRY(qr_sched_validate(sched, params, error));
     if (sched->num_requests == INT32_MAX) return qr_fail_nomem(error, "one more request", 0);
     QR_TRY(qr_waiting_queue_reserve(&sched->waiting, sched->num_requests + 1, error));
     qr_request *request = NULL;

@@ -83,6 +83,10 @@ typedef struct qr_request_params {
     void *user;
 } qr_request_params;
 
+/* What add checks, before a request is queued: OK | INVALID. Reads only the options: any thread, any time. */
+QUIRE_MUST_USE quire_status qr_sched_validate(const qr_sched *sched, const qr_request_params *params,
+                                              quire_error *error);
+
 /* Queue a request.
  *   returns   OK | INVALID (a bad parameter; or the group could never fit into the pool: the message has the numbers)
  *             | NOMEM; the scheduler is unchanged on failure

@@ -1,0 +1,482 @@
+#define _GNU_SOURCE
+#include "engine/engine.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+enum { MAX_LOGITS_ROWS = 64 };
+
+void quire_engine_options_init(quire_engine_options *options)
+{
+    *options = (quire_engine_options){.block_size = 16,
+                                      .gpu_memory_utilization = 0.5,
+                                      .kv_cache_dtype = "auto",
+                                      .max_num_batched_tokens = 2048,
+                                      .max_num_seqs = 128,
+                                      .enable_chunked_prefill = true,
+                                      .enable_prefix_caching = true,
+                                      .scheduling_policy = "fcfs"};
+}
+
+/* ---- options -------------------------------------------------------------------------------------------- */
+
+static quire_status parse_policy(quire_engine_options *o, qr_sched_policy *out, quire_error *error)
+{
+    const char *policy = o->scheduling_policy ? o->scheduling_policy : "fcfs";
+    if (strcmp(policy, "fcfs") == 0)
+        *out = QR_SCHED_FCFS;
+    else if (strcmp(policy, "priority") == 0)
+        *out = QR_SCHED_PRIORITY;
+    else
+        return qr_fail_param(error, "scheduling_policy", "scheduling_policy: fcfs or priority, not '%s'", policy);
+    o->scheduling_policy = *out == QR_SCHED_FCFS ? "fcfs" : "priority";
+    return QUIRE_OK;
+}
+
+static quire_status parse_kv_dtype(quire_engine *e, quire_error *error)
+{
+    const char *dtype = e->options.kv_cache_dtype ? e->options.kv_cache_dtype : "auto";
+    bool exact = e->model->compute == QR_COMPUTE_FLOAT32;
+    if (strcmp(dtype, "auto") == 0) dtype = exact ? "float32" : "float16";
+    if (strcmp(dtype, "float16") == 0)
+        e->kv_config.dtype = QR_F16;
+    else if (strcmp(dtype, "float32") == 0)
+        e->kv_config.dtype = QR_F32;
+    else
+        return qr_fail_param(error, "kv_cache_dtype", "kv_cache_dtype: auto, float16 or float32, not '%s'", dtype);
+    e->options.kv_cache_dtype = e->kv_config.dtype == QR_F16 ? "float16" : "float32";
+    return QUIRE_OK;
+}
+
+static quire_status check_options(const quire_engine_options *o, quire_error *error)
+{
+    int b = o->block_size;
+    if (b != 8 && b != 16 && b != 32 && b != 64 && b != 128)
+        return qr_fail_param(error, "block_size", "block_size: 8, 16, 32, 64 or 128, not %d", b);
+    if (o->max_num_seqs < 1 || o->max_num_seqs > 65536)
+        return qr_fail_param(error, "max_num_seqs", "max_num_seqs: 1 to 65536, not %d", o->max_num_seqs);
+    if (o->max_num_batched_tokens < 1 || o->max_num_batched_tokens > 1 << 20)
+        return qr_fail_param(error, "max_num_batched_tokens", "max_num_batched_tokens: 1 to 1048576, not %d",
+                             o->max_num_batched_tokens);
+    if (o->max_model_len < 0) return qr_fail_param(error, "max_model_len", "max_model_len: 0 (the model's) or more");
+    if (o->max_num_queued_reqs < 0)
+        return qr_fail_param(error, "max_num_queued_reqs", "max_num_queued_reqs: 0 (no limit) or more");
+    if (o->num_kv_blocks < 0) return qr_fail_param(error, "num_kv_blocks", "num_kv_blocks: 0 (automatic) or more");
+    if (!(o->gpu_memory_utilization > 0 && o->gpu_memory_utilization <= 1))
+        return qr_fail_param(error, "gpu_memory_utilization", "gpu_memory_utilization: above 0 and at most 1, not %g",
+                             o->gpu_memory_utilization);
+    return QUIRE_OK;
+}
+
+static quire_status size_model_len(quire_engine *e, quire_error *error)
+{
+    quire_engine_options *o = &e->options;
+    int64_t capacity = e->kv_config.num_blocks * o->block_size;
+    int longest = e->model->info.max_position_embeddings;
+    if (o->max_model_len > longest && qr_model_get_config(e->model->model)->arch->learned_positions)
+        return qr_fail_param(error, "max_model_len", "max_model_len: this model has positions up to %d, not %d",
+                             longest, o->max_model_len);
+    if (o->max_model_len > capacity)
+        return qr_fail_param(
+            error, "max_model_len",
+            "max_model_len: %d tokens do not fit into the KV cache of %lld (%lld blocks of %d); give it "
+            "more memory or lower max_model_len",
+            o->max_model_len, (long long)capacity, (long long)e->kv_config.num_blocks, o->block_size);
+    if (o->max_model_len == 0) o->max_model_len = longest < capacity ? longest : (int)capacity;
+    if (o->max_model_len < 2) return qr_fail_param(error, "max_model_len", "max_model_len: at least 2 tokens");
+    return QUIRE_OK;
+}
+
+/* How many blocks the pool gets, and with it the longest sequence. */
+static quire_status size_pool(quire_engine *e, quire_error *error)
+{
+    quire_engine_options *o = &e->options;
+    qr_backend *be = e->model->backend;
+    qr_kv_config kv = qr_model_kv_config(e->model->model);
+    kv.dtype = e->kv_config.dtype;
+    kv.block_size = o->block_size;
+    size_t block_bytes = be->ops->kv_block_bytes(be, &kv);
+    uint64_t memory = o->kv_cache_memory_bytes;
+    if (memory == 0) memory = (uint64_t)((double)qr_memory_available_bytes() * o->gpu_memory_utilization);
+    kv.num_blocks = o->num_kv_blocks > 0 ? o->num_kv_blocks : (int64_t)(memory / block_bytes);
+    if (kv.num_blocks > INT32_MAX) kv.num_blocks = INT32_MAX;
+    if (kv.num_blocks < 1)
+        return qr_fail_param(error, "kv_cache_memory_bytes",
+                             "the KV cache gets %llu bytes, but one block of %d tokens takes %zu",
+                             (unsigned long long)memory, o->block_size, block_bytes);
+    e->kv_config = kv;
+    QR_TRY(size_model_len(e, error));
+    o->num_kv_blocks = kv.num_blocks;
+    return QUIRE_OK;
+}
+
+/* ---- create and destroy ------------------------------------------------------------------------------------ */
+
+static quire_status create_sched(quire_engine *e, quire_error *error)
+{
+    quire_engine_options *o = &e->options;
+    qr_sched_options s;
+    qr_sched_options_init(&s);
+    QR_TRY(parse_policy(o, &s.policy, error));
+    s.num_blocks = e->kv_config.num_blocks;
+    s.block_size = o->block_size;
+    s.max_num_seqs = o->max_num_seqs;
+    s.max_num_batched_tokens = o->max_num_batched_tokens;
+    s.max_model_len = o->max_model_len;
+    s.enable_chunked_prefill = o->enable_chunked_prefill;
+    s.enable_prefix_caching = o->enable_prefix_caching;
+    QR_TRY(qr_sched_create(&s, &e->sched, error));
+    o->max_num_batched_tokens = qr_sched_get_options(e->sched)->max_num_batched_tokens;
+    return QUIRE_OK;
+}
+
+static quire_status create_sampling(quire_engine *e, quire_error *error)
+{
+    size_t seqs = (size_t)e->options.max_num_seqs, rows = (size_t)e->logits_rows;
+    int threads = qr_pool_num_threads(e->model->backend->pool);
+    e->jobs = qr_calloc(seqs, sizeof *e->jobs);
+    e->top_ids = qr_malloc(seqs * QR_MAX_LOGPROBS * sizeof *e->top_ids);
+    e->top_logprobs = qr_malloc(seqs * QR_MAX_LOGPROBS * sizeof *e->top_logprobs);
+    e->row_max = qr_malloc(rows * sizeof *e->row_max);
+    e->row_sum_exp = qr_malloc(rows * sizeof *e->row_sum_exp);
+    e->row_argmax = qr_malloc(rows * sizeof *e->row_argmax);
+    e->scratch = qr_calloc((size_t)threads, sizeof *e->scratch);
+    if (!e->jobs || !e->top_ids || !e->top_logprobs || !e->row_max || !e->row_sum_exp || !e->row_argmax || !e->scratch)
+        return qr_fail_nomem(error, "the sampler", seqs * (sizeof *e->jobs + QR_MAX_LOGPROBS * 8));
+    for (int i = 0; i < threads; i++)
+        QR_TRY(qr_sampler_scratch_create(e->model->info.vocab_size, &e->scratch[i], error));
+    return QUIRE_OK;
+}
+
+static void init_stats(quire_engine *e)
+{
+    quire_stats *s = &e->stats;
+    qr_stats_init(s, e->options.max_model_len);
+    s->num_kv_blocks = s->num_free_kv_blocks = e->kv_config.num_blocks;
+    s->block_size = e->options.block_size;
+    s->max_model_len = e->options.max_model_len;
+    s->max_num_seqs = e->options.max_num_seqs;
+    s->max_num_batched_tokens = e->options.max_num_batched_tokens;
+    s->kv_cache_dtype = e->options.kv_cache_dtype;
+    s->kv_cache_bytes =
+        (size_t)e->kv_config.num_blocks * e->model->backend->ops->kv_block_bytes(e->model->backend, &e->kv_config);
+}
+
+static void *engine_main(void *raw);
+
+static quire_status create_all(quire_engine *e, quire_error *error)
+{
+    qr_backend *be = e->model->backend;
+    quire_engine_options *o = &e->options;
+    QR_TRY(check_options(o, error));
+    QR_TRY(parse_kv_dtype(e, error));
+    QR_TRY(size_pool(e, error));
+    QR_TRY(create_sched(e, error));
+    QR_TRY(be->ops->kv_cache_create(be, &e->kv_config, &e->cache, error));
+    e->logits_rows = o->max_num_seqs < MAX_LOGITS_ROWS ? o->max_num_seqs : MAX_LOGITS_ROWS;
+    QR_TRY(qr_model_workspace_create(e->model->model, o->max_num_batched_tokens, e->logits_rows, o->max_model_len,
+                                     &e->ws, error));
+    QR_TRY(qr_batch_init(&e->batch, o->max_num_batched_tokens, o->max_num_seqs,
+                         (o->max_model_len + o->block_size - 1) / o->block_size, error));
+    QR_TRY(create_sampling(e, error));
+    init_stats(e);
+    if (pthread_create(&e->thread, NULL, engine_main, e) != 0)
+        return qr_fail(error, QUIRE_NOMEM, "cannot start the engine thread");
+    e->thread_started = true;
+    return QUIRE_OK;
+}
+
+quire_status quire_engine_create(quire_model *model, const quire_engine_options *options, quire_engine **out,
+                                 quire_error *error)
+{
+    if (!model || !model->model) return qr_fail_param(error, "model", "the engine needs a model with weights");
+    quire_engine *e = qr_calloc(1, sizeof *e);
+    if (!e) return qr_fail_nomem(error, "the engine", sizeof *e);
+    if (options)
+        e->options = *options;
+    else
+        quire_engine_options_init(&e->options);
+    e->model = model;
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->wake, NULL);
+    pthread_cond_init(&e->finished, &attr);
+    pthread_condattr_destroy(&attr);
+    quire_status status = create_all(e, error);
+    if (status != QUIRE_OK) {
+        quire_engine_destroy(e);
+        return status;
+    }
+    *out = e;
+    return QUIRE_OK;
+}
+
+static void destroy_parts(quire_engine *e)
+{
+    qr_sched_destroy(e->sched);
+    if (e->cache) e->model->backend->ops->kv_cache_destroy(e->model->backend, e->cache);
+    qr_model_workspace_destroy(e->ws);
+    qr_batch_deinit(&e->batch);
+    for (int i = 0; e->scratch && i < qr_pool_num_threads(e->model->backend->pool); i++)
+        qr_sampler_scratch_destroy(e->scratch[i]);
+    qr_free(e->scratch);
+    qr_free(e->jobs);
+    qr_free(e->top_ids);
+    qr_free(e->top_logprobs);
+    qr_free(e->row_max);
+    qr_free(e->row_sum_exp);
+    qr_free(e->row_argmax);
+}
+
+void quire_engine_destroy(quire_engine *e)
+{
+    if (!e) return;
+    if (e->thread_started) {
+        pthread_mutex_lock(&e->lock);
+        e->stopping = e->draining = true;
+        pthread_cond_signal(&e->wake);
+        pthread_mutex_unlock(&e->lock);
+        pthread_join(e->thread, NULL);
+    }
+    destroy_parts(e);
+    pthread_mutex_destroy(&e->lock);
+    pthread_cond_destroy(&e->wake);
+    pthread_cond_destroy(&e->finished);
+    qr_free(e);
+}
+
+/* ---- any thread ---------------------------------------------------------------------------------------------- */
+
+/* Could it ever run? Asked at once, so that nobody waits for a refusal. */
+static quire_status validate(const quire_engine *e, const quire_request *r, quire_error *error)
+{
+    const qr_request_params p = {.prompt_token_ids = r->prompt_ids,
+                                 .num_prompt_tokens = r->num_prompt,
+                                 .max_output_tokens = r->max_output_tokens,
+                                 .n = r->params.n};
+    return qr_sched_validate(e->sched, &p, error);
+}
+
+quire_status quire_submit(quire_engine *e, const quire_request_options *options, quire_request **out,
+                          quire_error *error)
+{
+    quire_request *r = NULL;
+    QR_TRY(qr_request_create(e->model, options, e->options.max_model_len, &r, error));
+    quire_status status = validate(e, r, error);
+    if (status != QUIRE_OK) {
+        qr_request_unref(r);
+        return status;
+    }
+    r->engine = e;
+    r->abort_pending = &e->abort_pending;
+    r->arrival_us = qr_clock_us();
+    pthread_mutex_lock(&e->lock);
+    int waiting = e->num_inbox + e->stats.num_requests_waiting;
+    if (e->draining) {
+        status = qr_fail(error, QUIRE_ABORTED, "the engine is shutting down");
+    } else if (e->options.max_num_queued_reqs > 0 && waiting >= e->options.max_num_queued_reqs) {
+        status = qr_fail(error, QUIRE_QUEUE_FULL, "%d requests are waiting already (max_num_queued_reqs)", waiting);
+    } else {
+        r->key = r->params.has_seed ? r->params.seed : qr_sampler_mix(e->options.seed, e->serial++);
+        atomic_fetch_add(&r->num_refs, 1); /* the engine's */
+        if (e->inbox_last)
+            e->inbox_last->next = r;
+        else
+            e->inbox_first = r;
+        e->inbox_last = r;
+        e->num_inbox++;
+        e->num_open++;
+        pthread_cond_signal(&e->wake);
+    }
+    pthread_mutex_unlock(&e->lock);
+    if (status == QUIRE_OK)
+        *out = r;
+    else
+        qr_request_unref(r);
+    return status;
+}
+
+void quire_request_abort(quire_request *r) { qr_request_ask_abort(r); }
+
+quire_status quire_engine_drain(quire_engine *e, int timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
+    if (until.tv_nsec >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
+    quire_status status = QUIRE_OK;
+    pthread_mutex_lock(&e->lock);
+    e->draining = true;
+    while (e->num_open > 0 && status == QUIRE_OK) {
+        if (timeout_ms < 0)
+            pthread_cond_wait(&e->finished, &e->lock);
+        else if (pthread_cond_timedwait(&e->finished, &e->lock, &until) != 0 && e->num_open > 0)
+            status = QUIRE_TIMEOUT;
+    }
+    pthread_mutex_unlock(&e->lock);
+    return status;
+}
+
+void quire_engine_get_stats(quire_engine *e, quire_stats *out)
+{
+    pthread_mutex_lock(&e->lock);
+    *out = e->stats;
+    out->num_requests_waiting += e->num_inbox;
+    pthread_mutex_unlock(&e->lock);
+}
+
+void quire_engine_reset_prefix_cache(quire_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    e->reset_prefix_cache = true;
+    pthread_cond_signal(&e->wake);
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* ---- the engine thread ------------------------------------------------------------------------------------------ */
+
+static void unlink_live(quire_engine *e, quire_request *r)
+{
+    if (r->prev)
+        r->prev->next = r->next;
+    else
+        e->live = r->next;
+    if (r->next) r->next->prev = r->prev;
+}
+
+/* The end of a request that is out of the scheduler. */
+static void close_request(quire_engine *e, quire_request *r, int num_generated, quire_finish_reason reason)
+{
+    pthread_mutex_lock(&e->lock);
+    quire_stats *s = &e->stats;
+    uint64_t *counter = reason == QUIRE_FINISH_STOP     ? &s->finished_stop
+                        : reason == QUIRE_FINISH_LENGTH ? &s->finished_length
+                        : reason == QUIRE_FINISH_ERROR  ? &s->finished_error
+                                                        : &s->finished_abort;
+    ++*counter;
+    if (reason == QUIRE_FINISH_STOP || reason == QUIRE_FINISH_LENGTH) {
+        qr_histogram_observe(&s->e2e_request_latency_seconds, (double)(qr_clock_us() - r->arrival_us) * 1e-6);
+        qr_histogram_observe(&s->request_prompt_tokens, r->num_prompt);
+        qr_histogram_observe(&s->request_generation_tokens, num_generated);
+    }
+    if (--e->num_open == 0) pthread_cond_broadcast(&e->finished);
+    pthread_mutex_unlock(&e->lock);
+    qr_request_unref(r);
+}
+
+void qr_engine_retire(quire_engine *e, quire_request *r, quire_finish_reason reason)
+{
+    int num_generated = 0;
+    for (int i = 0; i < r->params.n; i++) num_generated += r->sched_request->seqs[i].num_output_tokens;
+    qr_sched_remove(e->sched, r->sched_request);
+    r->sched_request = NULL;
+    unlink_live(e, r);
+    close_request(e, r, num_generated, reason);
+}
+
+static void end_all_seqs(quire_request *r, quire_finish_reason reason, const char *message)
+{
+    for (int i = 0; i < r->params.n; i++)
+        qr_request_end_seq(r, i, r->sched_request ? r->sched_request->seqs[i].num_output_tokens : 0, reason, message);
+}
+
+static void abort_request(quire_engine *e, quire_request *r)
+{
+    qr_sched_abort(e->sched, r->sched_request);
+    end_all_seqs(r, QUIRE_FINISH_ABORT, NULL);
+    qr_engine_retire(e, r, QUIRE_FINISH_ABORT);
+}
+
+static void admit(quire_engine *e, quire_request *r)
+{
+    const qr_request_params p = {.prompt_token_ids = r->prompt_ids,
+                                 .num_prompt_tokens = r->num_prompt,
+                                 .max_output_tokens = r->max_output_tokens,
+                                 .n = r->params.n,
+                                 .priority = r->priority,
+                                 .extra_key = r->extra_key,
+                                 .no_prefix_read = r->params.prompt_logprobs >= 0,
+                                 .user = r};
+    quire_error error;
+    if (qr_sched_add(e->sched, &p, &r->sched_request, &error) != QUIRE_OK) {
+        end_all_seqs(r, QUIRE_FINISH_ERROR, error.message);
+        close_request(e, r, 0, QUIRE_FINISH_ERROR);
+        return;
+    }
+    r->prev = NULL;
+    r->next = e->live;
+    if (e->live) e->live->prev = r;
+    e->live = r;
+}
+
+static void abort_marked(quire_engine *e, bool all)
+{
+    for (quire_request *r = e->live, *next; r; r = next) {
+        next = r->next;
+        if (all || atomic_load(&r->abort_requested)) abort_request(e, r);
+    }
+}
+
+static void publish_counts(quire_engine *e)
+{
+    qr_sched_stats now;
+    qr_sched_get_stats(e->sched, &now);
+    quire_stats *s = &e->stats;
+    s->num_requests_running = now.num_running;
+    s->num_seqs_running = now.num_running_seqs;
+    s->num_requests_waiting = now.num_waiting;
+    s->num_free_kv_blocks = now.num_free_blocks;
+    s->kv_cache_usage = 1.0 - (double)now.num_free_blocks / now.num_blocks;
+}
+
+/* Sleep until there is something to do; take the inbox. False: stop. */
+static bool wait_for_work(quire_engine *e, quire_request **out_new)
+{
+    pthread_mutex_lock(&e->lock);
+    publish_counts(e);
+    while (!e->inbox_first && !e->stopping && !e->reset_prefix_cache && !qr_sched_has_unfinished(e->sched))
+        pthread_cond_wait(&e->wake, &e->lock);
+    *out_new = e->inbox_first;
+    e->inbox_first = e->inbox_last = NULL;
+    e->stats.num_requests_waiting += e->num_inbox;
+    e->num_inbox = 0;
+    bool reset = e->reset_prefix_cache, run = !e->stopping;
+    e->reset_prefix_cache = false;
+    pthread_mutex_unlock(&e->lock);
+    if (reset) qr_sched_reset_prefix_cache(e->sched);
+    return run;
+}
+
+static void *engine_main(void *raw)
+{
+    quire_engine *e = raw;
+    for (bool run = true; run;) {
+        quire_request *new_requests;
+        run = wait_for_work(e, &new_requests);
+        for (quire_request *r = new_requests, *next; r; r = next) {
+            next = r->next;
+            admit(e, r);
+        }
+        if (atomic_exchange(&e->abort_pending, false) || !run) abort_marked(e, !run);
+        qr_sched_step step;
+        qr_sched_schedule(e->sched, &step);
+        if (step.num_entries == 0) continue;
+        qr_engine_run_step(e, &step);
+#ifndef NDEBUG
+        quire_error error;
+        if (!qr_sched_has_unfinished(e->sched) && qr_sched_check(e->sched, &error) != QUIRE_OK) {
+            qr_log(QR_LOG_ERROR, "the scheduler's books are wrong: %s", error.message);
+            assert(!"qr_sched_check");
+        }
+#endif
+    }
+    return NULL;
+}

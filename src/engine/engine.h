@@ -1,0 +1,67 @@
+/* engine: the loop that turns submitted requests into tokens.
+ *
+ *   quire_submit (any thread) ─► inbox ─► engine thread, one step at a time:
+ *                                  1 schedule     which sequences, how many tokens          (sched/)
+ *                                  2 batch        flat arrays, block copies                 (batch.c)
+ *                                  3 forward      hidden states, logits rows in chunks      (model/)
+ *                                  4 sample       in parallel over the rows                 (step.c, sampler.c)
+ *                                  5 update       append, finish, deliver outputs           (step.c, request.c)
+ *
+ * The inbox and the counters that other threads read are guarded by `lock`; all else belongs to the engine thread.
+ * A step allocates nothing. Threads: as said per field. */
+#ifndef QR_ENGINE_ENGINE_H
+#define QR_ENGINE_ENGINE_H
+
+#include "engine/batch.h"
+#include "engine/request.h"
+#include "engine/sampler.h"
+#include "engine/stats.h"
+
+/* One token to draw: a logits row and the sequence that it is for. */
+typedef struct qr_sample_job {
+    qr_seq *seq;
+    int row; /* of the current chunk of logits */
+    int32_t token;
+    quire_token_logprobs logprobs; /* arrays in the engine's top_ids, top_logprobs */
+} qr_sample_job;
+
+struct quire_engine {
+    quire_model *model;
+    quire_engine_options options; /* strings are static */
+    qr_sched *sched;
+    qr_kv_cache *cache;
+    qr_kv_config kv_config;
+    qr_model_workspace *ws;
+    qr_batch_builder batch;
+    int logits_rows; /* rows of logits computed at a time */
+
+    qr_sampler_scratch **scratch; /* [threads] */
+    qr_sample_job *jobs;          /* [max_num_seqs] of the step */
+    int num_jobs;
+    int32_t *top_ids; /* [max_num_seqs, QR_MAX_LOGPROBS] */
+    float *top_logprobs;
+    float *row_max, *row_sum_exp; /* [logits_rows] */
+    int32_t *row_argmax;
+
+    quire_request *live; /* added to the scheduler, not removed (engine thread) */
+    atomic_bool abort_pending;
+
+    pthread_t thread;
+    bool thread_started;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;     /* for the engine thread */
+    pthread_cond_t finished; /* for drain: num_open fell to 0 */
+    quire_request *inbox_first, *inbox_last;
+    int num_inbox;
+    int num_open;    /* submitted and not finished */
+    uint64_t serial; /* of requests, keys those without a seed */
+    bool draining, stopping, reset_prefix_cache;
+    quire_stats stats;
+};
+
+/* One step's model part: block copies, forward, logits, sampling; then commit, append and deliver. step.c */
+void qr_engine_run_step(quire_engine *engine, const qr_sched_step *step);
+/* A request has no unfinished sequence left: out of the scheduler, statistics, last reference. engine.c */
+void qr_engine_retire(quire_engine *engine, quire_request *request, quire_finish_reason reason);
+
+#endif

@@ -1,0 +1,213 @@
+#include <math.h>
+
+#include "base/clock.h"
+#include "engine/engine.h"
+
+static quire_request *request_of(const qr_request *request) { return request->user; }
+
+static bool wants_prompt_logprobs(const qr_request *request)
+{
+    return request_of(request)->params.prompt_logprobs >= 0;
+}
+
+/* ---- logits to tokens --------------------------------------------------------------------------------- */
+
+typedef struct chunk {
+    quire_engine *engine;
+    const qr_sched_step *step;
+    const float *logits;
+    int first_row, num_rows; /* of the batch's rows */
+    int first_job;
+} chunk;
+
+static void sample_prompt_row(const chunk *c, int row, qr_sampler_scratch *scratch)
+{
+    quire_engine *e = c->engine;
+    const qr_logits_row *r = &e->batch.rows[c->first_row + row];
+    quire_request *request = request_of(c->step->entries[r->entry_idx].request);
+    const float *logits = c->logits + (size_t)row * (size_t)e->model->info.vocab_size;
+    const qr_row_stats stats = {e->row_max[row], e->row_sum_exp[row], e->row_argmax[row]};
+    quire_token_logprobs *out = &request->prompt_logprobs.tokens[r->prompt_position];
+    int num_top = request->params.prompt_logprobs;
+    size_t at = (size_t)r->prompt_position * (size_t)num_top;
+    qr_sampler_logprob(logits, &stats, e->model->info.vocab_size, out->token_id, &out->logprob, &out->rank);
+    out->num_top = num_top;
+    out->top_ids = request->prompt_logprobs.top_ids + at;
+    out->top_logprobs = request->prompt_logprobs.top_logprobs + at;
+    if (num_top > 0)
+        qr_sampler_top_logprobs(scratch, logits, &stats, num_top, request->prompt_logprobs.top_ids + at,
+                                request->prompt_logprobs.top_logprobs + at);
+}
+
+static void sample_job(const chunk *c, qr_sample_job *job, qr_sampler_scratch *scratch)
+{
+    quire_engine *e = c->engine;
+    const qr_seq *seq = job->seq;
+    quire_request *request = request_of(seq->request);
+    const quire_sampling_params *p = &request->params;
+    const float *logits = c->logits + (size_t)job->row * (size_t)e->model->info.vocab_size;
+    const qr_row_stats stats = {e->row_max[job->row], e->row_sum_exp[job->row], e->row_argmax[job->row]};
+    qr_sample_in in = {.logits = logits,
+                       .stats = stats,
+                       .params = p,
+                       .prompt = request->prompt_ids,
+                       .num_prompt = request->num_prompt,
+                       .output = seq->output_token_ids,
+                       .num_output = seq->num_output_tokens,
+                       .key = request->key,
+                       .seq_index = seq->idx};
+    if (request->model->tokenizer) in.eos_ids = qr_tokenizer_stop_ids(request->model->tokenizer, &in.num_eos_ids);
+    if (p->ignore_eos) in.num_eos_ids = 0;
+    job->token = qr_sampler_sample(e->model->backend, scratch, &in);
+    if (p->logprobs < 0) return;
+    size_t at = (size_t)(job - e->jobs) * QR_MAX_LOGPROBS;
+    quire_token_logprobs *out = &job->logprobs;
+    *out = (quire_token_logprobs){.token_id = job->token,
+                                  .num_top = p->logprobs,
+                                  .top_ids = e->top_ids + at,
+                                  .top_logprobs = e->top_logprobs + at};
+    qr_sampler_logprob(logits, &stats, e->model->info.vocab_size, job->token, &out->logprob, &out->rank);
+    if (p->logprobs > 0)
+        qr_sampler_top_logprobs(scratch, logits, &stats, p->logprobs, e->top_ids + at, e->top_logprobs + at);
+}
+
+/* Tiles: first the chunk's prompt rows (tiles of other rows do nothing), then its jobs. */
+static void sample_tile(void *ctx, int tile_idx, int thread_idx)
+{
+    const chunk *c = ctx;
+    qr_sampler_scratch *scratch = c->engine->scratch[thread_idx];
+    if (tile_idx >= c->num_rows)
+        sample_job(c, &c->engine->jobs[c->first_job + tile_idx - c->num_rows], scratch);
+    else if (c->engine->batch.rows[c->first_row + tile_idx].prompt_position >= 0)
+        sample_prompt_row(c, tile_idx, scratch);
+}
+
+/* The jobs of one row: one, or one for each sequence of a new group. */
+static void add_jobs(quire_engine *e, const qr_sched_entry *entry, int row)
+{
+    if (!entry->forks) {
+        e->jobs[e->num_jobs++] = (qr_sample_job){.seq = entry->seq, .row = row};
+        return;
+    }
+    for (int i = 0; i < entry->request->n; i++)
+        e->jobs[e->num_jobs++] = (qr_sample_job){.seq = &entry->request->seqs[i], .row = row};
+}
+
+static void sample_rows(quire_engine *e, const qr_sched_step *step)
+{
+    qr_backend *be = e->model->backend;
+    const int vocab = e->model->info.vocab_size;
+    e->num_jobs = 0;
+    for (int first = 0; first < e->batch.batch.num_samples; first += e->logits_rows) {
+        int num = e->batch.batch.num_samples - first;
+        if (num > e->logits_rows) num = e->logits_rows;
+        chunk c = {.engine = e, .step = step, .first_row = first, .num_rows = num, .first_job = e->num_jobs};
+        c.logits = qr_model_logits(e->model->model, e->ws, e->batch.logits_indices + first, num);
+        be->ops->row_stats(be, c.logits, vocab, num, vocab, e->row_max, e->row_argmax, e->row_sum_exp);
+        for (int i = 0; i < num; i++) {
+            const qr_logits_row *row = &e->batch.rows[first + i];
+            if (row->prompt_position < 0) add_jobs(e, &step->entries[row->entry_idx], i);
+        }
+        qr_pool_run(be->pool, sample_tile, &c, num + e->num_jobs - c.first_job);
+    }
+}
+
+/* ---- tokens to outputs ---------------------------------------------------------------------------------- */
+
+static void observe_token(quire_engine *e, quire_request *r, qr_output_seq *seq, int64_t now_us)
+{
+    quire_stats *s = &e->stats;
+    s->generation_tokens++;
+    if (r->first_token_us == 0) {
+        r->first_token_us = now_us;
+        qr_histogram_observe(&s->time_to_first_token_seconds, (double)(now_us - r->arrival_us) * 1e-6);
+    }
+    if (seq->last_token_us != 0)
+        qr_histogram_observe(&s->inter_token_latency_seconds, (double)(now_us - seq->last_token_us) * 1e-6);
+    seq->last_token_us = now_us;
+}
+
+static qr_request_status sched_status(quire_finish_reason reason)
+{
+    switch (reason) {
+    case QUIRE_FINISH_STOP: return QR_FINISHED_STOPPED;
+    case QUIRE_FINISH_LENGTH: return QR_FINISHED_LENGTH_CAPPED;
+    default: return QR_FINISHED_ABORTED;
+    }
+}
+
+/* Append, deliver, finish; the request is retired with its last sequence. */
+static void take_token(quire_engine *e, const qr_sample_job *job, int64_t now_us)
+{
+    qr_seq *seq = job->seq;
+    quire_request *r = request_of(seq->request);
+    quire_finish_reason reason = QUIRE_FINISH_LENGTH;
+    if (r->params.max_tokens > 0) {
+        const qr_new_token token = {job->token, r->params.logprobs >= 0 ? &job->logprobs : NULL};
+        qr_sched_append_token(e->sched, seq, job->token);
+        pthread_mutex_lock(&e->lock);
+        observe_token(e, r, &r->seqs[seq->idx], now_us);
+        pthread_mutex_unlock(&e->lock);
+        reason = qr_request_add_token(r, seq->idx, token, seq->num_output_tokens);
+    } else {
+        qr_request_end_seq(r, seq->idx, 0, reason, NULL); /* only the prompt was asked for */
+    }
+    if (reason == QUIRE_FINISH_NONE) return;
+    bool last = r->num_finished == r->params.n;
+    qr_sched_finish_seq(e->sched, seq, sched_status(reason));
+    if (last) qr_engine_retire(e, r, reason);
+}
+
+static void observe_step(quire_engine *e, const qr_sched_step *step, int64_t start_us, int64_t forward_us)
+{
+    qr_sched_stats now;
+    qr_sched_get_stats(e->sched, &now);
+    pthread_mutex_lock(&e->lock);
+    quire_stats *s = &e->stats;
+    s->num_steps++;
+    s->step_seconds += (double)(qr_clock_us() - start_us) * 1e-6;
+    s->forward_seconds += (double)forward_us * 1e-6;
+    s->num_preemptions = now.num_preemptions;
+    s->live_slot_fraction = now.live_slot_fraction;
+    s->prefix_cache_queries = now.prefix_queries;
+    s->prefix_cache_hits = now.prefix_hits;
+    qr_histogram_observe(&s->iteration_tokens, step->num_tokens);
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* Requests that are scheduled for the first time: queue time, prompt tokens. */
+static void observe_admitted(quire_engine *e, const qr_sched_step *step, int64_t now_us)
+{
+    for (int i = 0; i < step->num_entries; i++) {
+        quire_request *r = request_of(step->entries[i].request);
+        if (r->first_scheduled_us) continue;
+        r->first_scheduled_us = now_us;
+        pthread_mutex_lock(&e->lock);
+        e->stats.prompt_tokens += (uint64_t)r->num_prompt;
+        qr_histogram_observe(&e->stats.request_queue_time_seconds, (double)(now_us - r->arrival_us) * 1e-6);
+        pthread_mutex_unlock(&e->lock);
+    }
+}
+
+void qr_engine_run_step(quire_engine *e, const qr_sched_step *step)
+{
+    _Static_assert(sizeof(qr_copy_pair) == sizeof(qr_block_copy), "the scheduler's copies are the backend's");
+    qr_backend *be = e->model->backend;
+    int64_t start_us = qr_clock_us();
+    observe_admitted(e, step, start_us);
+    qr_batch_build(&e->batch, step, qr_sched_pool(e->sched), wants_prompt_logprobs);
+
+    int64_t forward_us = qr_clock_us();
+    pthread_mutex_lock(&e->model->lock);
+    if (step->num_copies > 0)
+        be->ops->kv_copy_blocks(be, e->cache, (const qr_copy_pair *)(const void *)step->copies, step->num_copies);
+    qr_model_forward(e->model->model, e->ws, &e->batch.batch, e->cache);
+    sample_rows(e, step);
+    pthread_mutex_unlock(&e->model->lock);
+    int64_t now_us = qr_clock_us();
+    forward_us = now_us - forward_us;
+
+    qr_sched_commit_step(e->sched);
+    for (int i = 0; i < e->num_jobs; i++) take_token(e, &e->jobs[i], now_us);
+    observe_step(e, step, start_us, forward_us);
+}
