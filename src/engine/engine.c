@@ -415,6 +415,7 @@ static void admit(quire_engine *e, quire_request *r)
     r->next = e->live;
     if (e->live) e->live->prev = r;
     e->live = r;
+    if (atomic_load(&r->abort_requested)) atomic_store(&e->abort_pending, true); /* asked before it was live */
 }
 
 static void abort_marked(quire_engine *e, bool all)
@@ -470,7 +471,7 @@ static void *engine_main(void *raw)
         qr_sched_schedule(e->sched, &step);
         if (step.num_entries == 0) continue;
         qr_engine_run_step(e, &step);
-#ifndef NDEBUG
+#ifdef QUIRE_CHECKS
         quire_error error;
         if (!qr_sched_has_unfinished(e->sched) && qr_sched_check(e->sched, &error) != QUIRE_OK) {
             qr_log(QR_LOG_ERROR, "the scheduler's books are wrong: %s", error.message);
