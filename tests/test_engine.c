@@ -1,0 +1,388 @@
+/* engine: requests through the public API on a tiny model: n sequences, logprobs, aborts, full queue, drain, failed
+ * allocations; and the same bytes whatever runs beside. */
+#include <math.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "quire.h"
+
+enum { VOCAB = 384, MAX_OUT = 64, MAX_N = 4 };
+
+/* Everything that a request gave, comparable as bytes. */
+typedef struct result {
+    int32_t tokens[MAX_N][MAX_OUT];
+    float logprobs[MAX_N][MAX_OUT];
+    int num[MAX_N];
+    quire_finish_reason reason[MAX_N];
+    double cumulative[MAX_N];
+} result;
+
+static quire_model *open_tiny(int threads)
+{
+    quire_model_options options;
+    quire_model *model = NULL;
+    quire_error error = {0};
+    quire_model_options_init(&options);
+    options.compute_dtype = "float32";
+    options.threads = threads;
+    if (quire_model_open("tests/golden/tiny/llama", &options, &model, &error) != QUIRE_OK)
+        fail_msg("%s", error.message);
+    return model;
+}
+
+static quire_engine *start(quire_model *model, const quire_engine_options *options)
+{
+    quire_engine *engine = NULL;
+    quire_error error = {0};
+    if (quire_engine_create(model, options, &engine, &error) != QUIRE_OK) fail_msg("%s", error.message);
+    return engine;
+}
+
+static quire_engine_options small_options(void)
+{
+    quire_engine_options options;
+    quire_engine_options_init(&options);
+    options.num_kv_blocks = 256;
+    return options;
+}
+
+/* The i-th of a family of unlike requests. */
+static void make_request(int i, int32_t *prompt, quire_request_options *options)
+{
+    quire_request_options_init(options);
+    options->num_prompt_tokens = (size_t)(1 + (i * 37) % 90);
+    for (size_t k = 0; k < options->num_prompt_tokens; k++)
+        prompt[k] = (int32_t)(3 + (k < 20 ? k * 7 : k * (size_t)(i + 11)) % 380); /* the first 20 are common */
+    options->prompt_token_ids = prompt;
+    quire_sampling_params *p = &options->sampling;
+    p->max_tokens = 5 + (i * 13) % 50;
+    p->min_tokens = p->max_tokens;
+    p->temperature = i % 3 == 0 ? 0 : 0.9;
+    p->top_p = i % 4 == 1 ? 0.9 : 1;
+    p->top_k = i % 5 == 2 ? 20 : 0;
+    p->repetition_penalty = i % 7 == 3 ? 1.2 : 1;
+    p->has_seed = true;
+    p->seed = (uint64_t)i;
+    p->n = i % 6 == 4 ? 3 : 1;
+    p->logprobs = i % 2 ? 3 : 0;
+}
+
+static void collect(quire_request *request, result *out)
+{
+    const quire_output *o;
+    bool finished = false;
+    memset(out, 0, sizeof *out);
+    while (quire_request_next(request, -1, &o) == QUIRE_OK) {
+        assert_false(finished);
+        for (int i = 0; i < o->num_tokens; i++) {
+            int at = out->num[o->index]++;
+            out->tokens[o->index][at] = o->token_ids[i];
+            if (o->logprobs) out->logprobs[o->index][at] = o->logprobs[i].logprob;
+        }
+        assert_int_equal(o->num_output_tokens, out->num[o->index]);
+        if (o->finish_reason != QUIRE_FINISH_NONE) {
+            assert_int_equal(out->reason[o->index], QUIRE_FINISH_NONE);
+            out->reason[o->index] = o->finish_reason;
+            out->cumulative[o->index] = o->cumulative_logprob;
+        }
+        finished = o->request_finished;
+    }
+    assert_true(finished);
+    quire_request_release(request);
+}
+
+static quire_request *submit(quire_engine *engine, int i)
+{
+    int32_t prompt[128];
+    quire_request_options options;
+    quire_request *request = NULL;
+    quire_error error = {0};
+    make_request(i, prompt, &options);
+    if (quire_submit(engine, &options, &request, &error) != QUIRE_OK) fail_msg("%s", error.message);
+    return request;
+}
+
+enum { NUM_REQUESTS = 64 };
+
+static void run_all(quire_model *model, quire_engine_options options, bool together, result *out, quire_stats *stats)
+{
+    quire_engine *engine = start(model, &options);
+    quire_request *requests[NUM_REQUESTS];
+    for (int i = 0; i < NUM_REQUESTS; i++) {
+        requests[i] = submit(engine, i);
+        if (!together) collect(requests[i], &out[i]);
+    }
+    for (int i = 0; together && i < NUM_REQUESTS; i++) collect(requests[i], &out[i]);
+    assert_int_equal(quire_engine_drain(engine, 10000), QUIRE_OK);
+    quire_engine_get_stats(engine, stats);
+    quire_engine_destroy(engine);
+}
+
+static void same_bytes_whatever_runs_beside(void **state)
+{
+    (void)state;
+    static result alone[NUM_REQUESTS], other[NUM_REQUESTS];
+    quire_model *model = open_tiny(1);
+    quire_stats stats;
+    quire_engine_options base = small_options();
+    base.enable_prefix_caching = false;
+    run_all(model, base, false, alone, &stats);
+    for (int variant = 0; variant < 10; variant++) {
+        quire_engine_options o = base;
+        quire_model *used = model;
+        if (variant == 1) o.num_kv_blocks = 24, o.max_model_len = 256; /* preemptions */
+        if (variant == 2) o.max_num_batched_tokens = 7, o.max_num_seqs = 7;
+        if (variant == 3) o.block_size = 8, o.num_kv_blocks = 512;
+        if (variant == 4) o.block_size = 128, o.num_kv_blocks = 64;
+        if (variant == 5) o.enable_prefix_caching = true;
+        if (variant == 6) o.enable_prefix_caching = true, o.num_kv_blocks = 40, o.max_model_len = 256;
+        if (variant == 7) used = open_tiny(2);
+        if (variant == 8) o.enable_chunked_prefill = false;
+        if (variant == 9) o.max_num_seqs = 3;
+        run_all(used, o, true, other, &stats);
+        if (variant == 1 || variant == 6) {
+            print_message("variant %d: %llu preemptions\n", variant, (unsigned long long)stats.num_preemptions);
+            assert_true(stats.num_preemptions > 20);
+        }
+        for (int i = 0; i < NUM_REQUESTS; i++)
+            if (memcmp(&alone[i], &other[i], sizeof alone[i]) != 0)
+                fail_msg("variant %d: request %d differs", variant, i);
+        assert_int_equal(stats.num_free_kv_blocks, stats.num_kv_blocks);
+        if (used != model) quire_model_close(used);
+    }
+    quire_model_close(model);
+}
+
+static void prompt_logprobs_and_echo_are_the_logits(void **state)
+{
+    (void)state;
+    quire_model *model = open_tiny(1);
+    quire_engine_options engine_options = small_options();
+    engine_options.max_num_batched_tokens = 9;
+    engine_options.max_num_seqs = 4;
+    quire_engine *engine = start(model, &engine_options);
+    int32_t prompt[60];
+    static float logits[60 * VOCAB];
+    quire_request_options options;
+    quire_request *request = NULL;
+    quire_error error = {0};
+    const quire_output *o;
+    make_request(5, prompt, &options);
+    options.num_prompt_tokens = 60;
+    for (int i = 0; i < 60; i++) prompt[i] = 3 + i * 5;
+    assert_int_equal(quire_model_logits(model, prompt, 60, logits, &error), QUIRE_OK);
+    for (int round = 0; round < 2; round++) { /* the second time the prompt is in the prefix cache */
+        options.sampling.prompt_logprobs = 4;
+        options.sampling.max_tokens = options.sampling.min_tokens = round;
+        assert_int_equal(quire_submit(engine, &options, &request, &error), QUIRE_OK);
+        assert_int_equal(quire_request_next(request, -1, &o), QUIRE_OK);
+        assert_int_equal(o->num_tokens, round);
+        assert_int_equal(o->finish_reason, QUIRE_FINISH_LENGTH);
+        assert_true(isnan(o->prompt_logprobs[0].logprob));
+        for (int p = 1; p < 60; p++) {
+            const float *row = logits + (p - 1) * VOCAB;
+            double sum = 0;
+            for (int i = 0; i < VOCAB; i++) sum += exp(row[i]);
+            assert_true(fabs(o->prompt_logprobs[p].logprob - (row[prompt[p]] - log(sum))) < 1e-4);
+            assert_int_equal(o->prompt_logprobs[p].num_top, 4);
+            assert_true(o->prompt_logprobs[p].top_logprobs[0] >= o->prompt_logprobs[p].top_logprobs[3]);
+        }
+        quire_request_release(request);
+    }
+    quire_engine_destroy(engine);
+    quire_model_close(model);
+}
+
+static void bad_requests_are_named(void **state)
+{
+    (void)state;
+    quire_model *model = open_tiny(1);
+    quire_engine_options engine_options = small_options();
+    engine_options.num_kv_blocks = 8;
+    engine_options.max_model_len = 128;
+    quire_engine *engine = start(model, &engine_options);
+    static const char *const names[] = {"temperature", "top_p",  "min_p", "n",          "max_tokens",
+                                        "logprobs",    "prompt", "stop",  "min_tokens", "n"};
+    static int32_t prompt[500];
+    for (int c = 0; c < 10; c++) {
+        quire_request_options o;
+        quire_request *request = NULL;
+        quire_error error = {0};
+        const char *stop = "x";
+        make_request(2, prompt, &o);
+        if (c == 0) o.sampling.temperature = NAN;
+        if (c == 1) o.sampling.top_p = 0;
+        if (c == 2) o.sampling.min_p = 1.5;
+        if (c == 3) o.sampling.n = 0;
+        if (c == 4) o.sampling.max_tokens = o.sampling.min_tokens = 0;
+        if (c == 5) o.sampling.logprobs = 1000;
+        if (c == 6) o.num_prompt_tokens = 128;
+        if (c == 7) o.sampling.stop = &stop, o.sampling.num_stop = 1;
+        if (c == 8) o.sampling.min_tokens = 1000;
+        if (c == 9) o.sampling.n = 200;
+        assert_int_equal(quire_submit(engine, &o, &request, &error), QUIRE_INVALID);
+        if (strcmp(error.param, names[c]) != 0) fail_msg("case %d: param %s: %s", c, error.param, error.message);
+    }
+    quire_request_options o; /* fits the model, never the pool */
+    quire_request *request = NULL;
+    quire_error error = {0};
+    make_request(2, prompt, &o);
+    o.sampling.n = 4, o.sampling.min_tokens = 0, o.sampling.max_tokens = 60;
+    assert_int_equal(quire_submit(engine, &o, &request, &error), QUIRE_INVALID);
+    assert_non_null(strstr(error.message, "never fit"));
+    quire_engine_destroy(engine);
+    quire_model_close(model);
+}
+
+typedef struct counter {
+    pthread_mutex_t lock;
+    int outputs, finished;
+    quire_request *to_abort;
+} counter;
+
+static void count_output(void *user, const quire_output *o)
+{
+    counter *c = user;
+    pthread_mutex_lock(&c->lock);
+    c->outputs++;
+    c->finished += o->request_finished;
+    if (c->outputs == 5 && c->to_abort) quire_request_abort(c->to_abort); /* from the callback itself */
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void aborts_queue_limits_and_drain(void **state)
+{
+    (void)state;
+    quire_model *model = open_tiny(2);
+    quire_engine_options engine_options = small_options();
+    engine_options.max_num_seqs = 4;
+    engine_options.max_num_queued_reqs = 10;
+    quire_engine *engine = start(model, &engine_options);
+    counter c = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    int accepted = 0, full = 0;
+    int32_t prompt[128];
+    for (int i = 0; i < 200; i++) {
+        quire_request_options o;
+        quire_request *request = NULL;
+        quire_error error = {0};
+        make_request(i, prompt, &o);
+        o.on_output = count_output;
+        o.user = &c;
+        quire_status status = quire_submit(engine, &o, &request, &error);
+        if (status == QUIRE_QUEUE_FULL) {
+            full++;
+            continue;
+        }
+        assert_int_equal(status, QUIRE_OK);
+        accepted++;
+        if (i % 3 == 0) quire_request_abort(request);
+        if (i == 1)
+            c.to_abort = request;
+        else
+            quire_request_release(request);
+    }
+    assert_int_equal(quire_engine_drain(engine, 30000), QUIRE_OK);
+    quire_stats stats;
+    quire_engine_get_stats(engine, &stats);
+    assert_true(full > 0);
+    assert_int_equal(c.finished, accepted);
+    assert_int_equal(stats.finished_abort + stats.finished_length + stats.finished_stop, accepted);
+    assert_int_equal(stats.num_free_kv_blocks, stats.num_kv_blocks);
+    assert_int_equal(stats.num_requests_running + stats.num_requests_waiting, 0);
+    quire_request *late = NULL;
+    quire_request_options o;
+    make_request(1, prompt, &o);
+    assert_int_equal(quire_submit(engine, &o, &late, NULL), QUIRE_ABORTED);
+    if (c.to_abort) quire_request_release(c.to_abort);
+    quire_engine_destroy(engine);
+    quire_model_close(model);
+}
+
+static void destroy_ends_running_requests(void **state)
+{
+    (void)state;
+    quire_model *model = open_tiny(1);
+    quire_engine_options engine_options = small_options();
+    quire_engine *engine = start(model, &engine_options);
+    quire_request *requests[20];
+    const quire_output *o, *last = NULL;
+    for (int i = 0; i < 20; i++) requests[i] = submit(engine, i);
+    quire_engine_destroy(engine);
+    for (int i = 0; i < 20; i++) {
+        bool finished = false;
+        while (quire_request_next(requests[i], -1, &o) == QUIRE_OK) {
+            finished = o->request_finished;
+            last = o;
+        }
+        assert_true(finished);
+        assert_non_null(last);
+        quire_request_release(requests[i]);
+    }
+    quire_model_close(model);
+}
+
+static void failed_allocations_change_nothing(void **state)
+{
+    (void)state;
+    quire_error error;
+    quire_model *model = NULL;
+    quire_model_options options;
+    quire_model_options_init(&options);
+    options.compute_dtype = "float32";
+    options.threads = 1;
+    for (uint64_t n = 0; !model; n++) {
+        qr_mem_fail_after(n);
+        quire_status status = quire_model_open("tests/golden/tiny/llama", &options, &model, &error);
+        qr_mem_fail_off();
+        if (status != QUIRE_OK) assert_int_equal(status, QUIRE_NOMEM);
+        assert_true(n < 100000);
+    }
+    quire_engine_options engine_options = small_options();
+    quire_engine *engine = NULL;
+    for (uint64_t n = 0; !engine; n++) {
+        qr_mem_fail_after(n);
+        quire_status status = quire_engine_create(model, &engine_options, &engine, &error);
+        qr_mem_fail_off();
+        if (status != QUIRE_OK) assert_int_equal(status, QUIRE_NOMEM);
+        assert_true(n < 1000);
+    }
+    quire_request *request = NULL;
+    int32_t prompt[128];
+    quire_request_options o;
+    make_request(4, prompt, &o);
+    o.sampling.prompt_logprobs = 2;
+    for (uint64_t n = 0; !request; n++) {
+        qr_mem_fail_after(n);
+        quire_status status = quire_submit(engine, &o, &request, &error);
+        if (status == QUIRE_OK) break; /* still failing while the engine works on it: its outputs cannot be kept */
+        qr_mem_fail_off();
+        assert_int_equal(status, QUIRE_NOMEM);
+    }
+    assert_int_equal(quire_engine_drain(engine, 10000), QUIRE_OK);
+    qr_mem_fail_off();
+    quire_request_release(request);
+    quire_stats stats;
+    quire_engine_get_stats(engine, &stats);
+    assert_int_equal(stats.num_free_kv_blocks, stats.num_kv_blocks);
+    quire_engine_destroy(engine);
+    quire_model_close(model);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_bytes_whatever_runs_beside), cmocka_unit_test(prompt_logprobs_and_echo_are_the_logits),
+        cmocka_unit_test(bad_requests_are_named),          cmocka_unit_test(aborts_queue_limits_and_drain),
+        cmocka_unit_test(destroy_ends_running_requests),   cmocka_unit_test(failed_allocations_change_nothing),
+    };
+    return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
+}
