@@ -44,6 +44,7 @@ void qr_batch_deinit(qr_batch_builder *b)
     qr_free(b->query_start_loc);
     qr_free(b->seq_lens);
     qr_free(b->block_table);
+    memset(b, 0, sizeof *b);
 }
 
 static void add_row(qr_batch_builder *b, int flat_row, int entry_idx, int prompt_position)

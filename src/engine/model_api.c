@@ -55,12 +55,35 @@ static void fill_model_info(quire_model *m)
     info->kv_bytes_per_token = (size_t)c->num_layers * 2 * (size_t)c->num_kv_heads * (size_t)c->head_size * 2;
 }
 
+/* Without a tokenizer, what the checkpoint's numbers say: one id, or a list of them. */
+static void read_eos_ids(quire_model *m)
+{
+    const json_t *json = NULL;
+    int64_t id = -1;
+    if (qr_checkpoint_is_gguf(m->ckpt)) {
+        const qr_meta *meta = qr_checkpoint_meta(m->ckpt, "tokenizer.ggml.eos_token_id");
+        if (meta && qr_meta_i64(meta, &id)) m->eos_ids[m->num_eos_ids++] = (int32_t)id;
+    } else if (qr_checkpoint_json(m->ckpt, "config.json", &json, NULL) == QUIRE_OK) {
+        json = json_object_get(json, "eos_token_id");
+        if (json_is_integer(json)) m->eos_ids[m->num_eos_ids++] = (int32_t)json_integer_value(json);
+        for (size_t i = 0; i < json_array_size(json) && m->num_eos_ids < QR_MAX_EOS_IDS; i++)
+            m->eos_ids[m->num_eos_ids++] = (int32_t)json_integer_value(json_array_get(json, i));
+    }
+    if (m->num_eos_ids > 0) m->info.eos_token_id = m->eos_ids[0];
+}
+
 static void fill_text_info(quire_model *m)
 {
     quire_model_info *info = &m->info;
     info->bos_token_id = info->eos_token_id = -1;
     info->has_chat_template = m->chat_template != NULL;
-    if (!m->tokenizer) return;
+    if (!m->tokenizer) {
+        read_eos_ids(m);
+        return;
+    }
+    const int32_t *ids = qr_tokenizer_stop_ids(m->tokenizer, &m->num_eos_ids);
+    if (m->num_eos_ids > QR_MAX_EOS_IDS) m->num_eos_ids = QR_MAX_EOS_IDS;
+    memcpy(m->eos_ids, ids, (size_t)m->num_eos_ids * sizeof *ids);
     info->bos_token_id = qr_tokenizer_bos_id(m->tokenizer);
     info->eos_token_id = qr_tokenizer_eos_id(m->tokenizer);
     if (info->vocab_size == 0) info->vocab_size = qr_tokenizer_vocab_size(m->tokenizer);

@@ -13,6 +13,8 @@
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
+enum { QR_MAX_EOS_IDS = 16 };
+
 struct quire_model {
     qr_checkpoint *ckpt;
     qr_tokenizer *tokenizer;         /* NULL when the checkpoint has none (tiny test models) */
@@ -22,7 +24,9 @@ struct quire_model {
     pthread_mutex_t lock;
     quire_model_info info;
     qr_compute compute;
-    size_t max_token_bytes; /* longest token's text */
+    size_t max_token_bytes;          /* longest token's text */
+    int32_t eos_ids[QR_MAX_EOS_IDS]; /* what ends a sequence */
+    int num_eos_ids;
 };
 
 #endif

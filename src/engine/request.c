@@ -348,11 +348,8 @@ void quire_request_release(quire_request *r)
 
 bool qr_request_is_eos(const quire_request *r, int32_t token_id)
 {
-    int num = 0;
-    if (r->params.ignore_eos || !r->model->tokenizer) return false;
-    const int32_t *ids = qr_tokenizer_stop_ids(r->model->tokenizer, &num);
-    for (int i = 0; i < num; i++)
-        if (ids[i] == token_id) return true;
+    for (int i = 0; i < r->model->num_eos_ids && !r->params.ignore_eos; i++)
+        if (r->model->eos_ids[i] == token_id) return true;
     return false;
 }
 

@@ -56,8 +56,10 @@ static void sample_job(const chunk *c, qr_sample_job *job, qr_sampler_scratch *s
                        .num_output = seq->num_output_tokens,
                        .key = request->key,
                        .seq_index = seq->idx};
-    if (request->model->tokenizer) in.eos_ids = qr_tokenizer_stop_ids(request->model->tokenizer, &in.num_eos_ids);
-    if (p->ignore_eos) in.num_eos_ids = 0;
+    if (!p->ignore_eos) {
+        in.eos_ids = request->model->eos_ids;
+        in.num_eos_ids = request->model->num_eos_ids;
+    }
     job->token = qr_sampler_sample(e->model->backend, scratch, &in);
     if (p->logprobs < 0) return;
     size_t at = (size_t)(job - e->jobs) * QR_MAX_LOGPROBS;
