@@ -469,8 +469,8 @@ static void *engine_main(void *raw)
         if (atomic_exchange(&e->abort_pending, false) || !run) abort_marked(e, !run);
         qr_sched_step step;
         qr_sched_schedule(e->sched, &step);
-        if (step.num_entries == 0) continue;
-        qr_engine_run_step(e, &step);
+        if (step.num_entries > 0) qr_engine_run_step(e, &step);
+        else qr_sched_commit_step(e->sched);
 #ifdef QUIRE_CHECKS
         quire_error error;
         if (!qr_sched_has_unfinished(e->sched) && qr_sched_check(e->sched, &error) != QUIRE_OK) {
