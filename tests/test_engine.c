@@ -15,7 +15,7 @@
 #include "base/mem.h"
 #include "quire.h"
 
-enum { VOCAB = 384, MAX_OUT = 160, MAX_N = 4 };
+enum { VOCAB = 384, MAX_OUT = 320, MAX_N = 4 };
 
 /* Everything that a request gave, comparable as bytes. */
 typedef struct result {
@@ -64,7 +64,7 @@ static void make_request(int i, int32_t *prompt, quire_request_options *options)
         prompt[k] = (int32_t)(3 + (k < 20 ? k * 7 : k * (size_t)(i + 11)) % 380); /* the first 20 are common */
     options->prompt_token_ids = prompt;
     quire_sampling_params *p = &options->sampling;
-    p->max_tokens = i % 6 == 4 ? 5 + i % 30 : 5 + (i * 61) % 150;
+    p->max_tokens = i % 6 == 4 ? 5 + i % 30 : 5 + (i * 61) % 300;
     p->min_tokens = p->max_tokens;
     p->temperature = i % 3 == 0 ? 0 : 0.9;
     p->top_p = i % 4 == 1 ? 0.9 : 1;
@@ -113,15 +113,21 @@ static quire_request *submit(quire_engine *engine, int i)
 
 enum { NUM_REQUESTS = 64 };
 
-static void run_all(quire_model *model, quire_engine_options options, bool together, result *out, quire_stats *stats)
+/* All of the family, `rounds` times over: one by one, or all at once. */
+static void run_all(quire_model *model, quire_engine_options options, bool together, int rounds, result *out,
+                    quire_stats *stats)
 {
     quire_engine *engine = start(model, &options);
-    quire_request *requests[NUM_REQUESTS];
-    for (int i = 0; i < NUM_REQUESTS; i++) {
-        requests[i] = submit(engine, i);
+    static quire_request *requests[4 * NUM_REQUESTS];
+    static result again;
+    for (int i = 0; i < rounds * NUM_REQUESTS; i++) {
+        requests[i] = submit(engine, i % NUM_REQUESTS);
         if (!together) collect(requests[i], &out[i]);
     }
-    for (int i = 0; together && i < NUM_REQUESTS; i++) collect(requests[i], &out[i]);
+    for (int i = 0; together && i < rounds * NUM_REQUESTS; i++) {
+        collect(requests[i], i < NUM_REQUESTS ? &out[i] : &again);
+        if (i >= NUM_REQUESTS) assert_memory_equal(&again, &out[i % NUM_REQUESTS], sizeof again);
+    }
     assert_int_equal(quire_engine_drain(engine, 10000), QUIRE_OK);
     quire_engine_get_stats(engine, stats);
     quire_engine_destroy(engine);
@@ -135,23 +141,23 @@ static void same_bytes_whatever_runs_beside(void **state)
     quire_stats stats;
     quire_engine_options base = small_options();
     base.enable_prefix_caching = false;
-    run_all(model, base, false, alone, &stats);
+    run_all(model, base, false, 1, alone, &stats);
     for (int variant = 0; variant < 10; variant++) {
         quire_engine_options o = base;
         quire_model *used = model;
-        if (variant == 1) o.num_kv_blocks = 18, o.max_model_len = 256; /* preemptions */
+        if (variant == 1) o.num_kv_blocks = 24, o.max_model_len = 384; /* preemptions */
         if (variant == 2) o.max_num_batched_tokens = 7, o.max_num_seqs = 7;
         if (variant == 3) o.block_size = 8, o.num_kv_blocks = 512;
         if (variant == 4) o.block_size = 128, o.num_kv_blocks = 64;
         if (variant == 5) o.enable_prefix_caching = true;
-        if (variant == 6) o.enable_prefix_caching = true, o.num_kv_blocks = 18, o.max_model_len = 256;
+        if (variant == 6) o.enable_prefix_caching = true, o.num_kv_blocks = 24, o.max_model_len = 384;
         if (variant == 7) used = open_tiny(2);
         if (variant == 8) o.enable_chunked_prefill = false;
         if (variant == 9) o.max_num_seqs = 3;
-        run_all(used, o, true, other, &stats);
+        run_all(used, o, true, variant == 1 || variant == 6 ? 4 : 1, other, &stats);
         if (variant == 1 || variant == 6) {
             print_message("variant %d: %llu preemptions\n", variant, (unsigned long long)stats.num_preemptions);
-            assert_true(stats.num_preemptions >= 100);
+            assert_true(stats.num_preemptions >= 200);
         }
         for (int i = 0; i < NUM_REQUESTS; i++)
             if (memcmp(&alone[i], &other[i], sizeof alone[i]) != 0)

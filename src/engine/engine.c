@@ -352,6 +352,18 @@ static void unlink_live(quire_engine *e, quire_request *r)
     if (r->next) r->next->prev = r->prev;
 }
 
+static void publish_counts(quire_engine *e)
+{
+    qr_sched_stats now;
+    qr_sched_get_stats(e->sched, &now);
+    quire_stats *s = &e->stats;
+    s->num_requests_running = now.num_running;
+    s->num_seqs_running = now.num_running_seqs;
+    s->num_requests_waiting = now.num_waiting;
+    s->num_free_kv_blocks = now.num_free_blocks;
+    s->kv_cache_usage = 1.0 - (double)now.num_free_blocks / now.num_blocks;
+}
+
 /* The end of a request that is out of the scheduler. */
 static void close_request(quire_engine *e, quire_request *r, int num_generated, quire_finish_reason reason)
 {
@@ -367,6 +379,7 @@ static void close_request(quire_engine *e, quire_request *r, int num_generated, 
         qr_histogram_observe(&s->request_prompt_tokens, r->num_prompt);
         qr_histogram_observe(&s->request_generation_tokens, num_generated);
     }
+    publish_counts(e); /* who saw the request finish sees its blocks free */
     if (--e->num_open == 0) pthread_cond_broadcast(&e->finished);
     pthread_mutex_unlock(&e->lock);
     qr_request_unref(r);
@@ -426,18 +439,6 @@ static void abort_marked(quire_engine *e, bool all)
     }
 }
 
-static void publish_counts(quire_engine *e)
-{
-    qr_sched_stats now;
-    qr_sched_get_stats(e->sched, &now);
-    quire_stats *s = &e->stats;
-    s->num_requests_running = now.num_running;
-    s->num_seqs_running = now.num_running_seqs;
-    s->num_requests_waiting = now.num_waiting;
-    s->num_free_kv_blocks = now.num_free_blocks;
-    s->kv_cache_usage = 1.0 - (double)now.num_free_blocks / now.num_blocks;
-}
-
 /* Sleep until there is something to do; take the inbox. False: stop. */
 static bool wait_for_work(quire_engine *e, quire_request **out_new)
 {
@@ -469,8 +470,10 @@ static void *engine_main(void *raw)
         if (atomic_exchange(&e->abort_pending, false) || !run) abort_marked(e, !run);
         qr_sched_step step;
         qr_sched_schedule(e->sched, &step);
-        if (step.num_entries > 0) qr_engine_run_step(e, &step);
-        else qr_sched_commit_step(e->sched);
+        if (step.num_entries > 0)
+            qr_engine_run_step(e, &step);
+        else
+            qr_sched_commit_step(e->sched);
 #ifdef QUIRE_CHECKS
         quire_error error;
         if (!qr_sched_has_unfinished(e->sched) && qr_sched_check(e->sched, &error) != QUIRE_OK) {
