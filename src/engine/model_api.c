@@ -280,8 +280,3 @@ quire_status quire_detokenize(const quire_model *m, const int32_t *ids, size_t n
     *out_bytes = buf.len;
     return QUIRE_OK;
 }
-
-void quire_render_options_init(quire_render_options *options)
-{
-    *options = (quire_render_options){.add_generation_prompt = true};
-}
