@@ -10,10 +10,7 @@ typedef struct qr_bpe_symbol {
     int32_t prev, next;
 } symbol;
 
-typedef struct qr_bpe_candidate {
-    uint64_t order; /* rank, then position of the left symbol */
-    uint32_t merged;
-} candidate;
+typedef uint64_t candidate; /* rank of a merge << 32 | position of its left symbol: their order is the merges' order */
 
 int qr_ids_push(qr_ids *ids, int32_t id)
 {
@@ -122,12 +119,13 @@ static size_t split_bytes(const qr_bpe *bpe, const char *word, size_t word_bytes
     return num;
 }
 
+/* A heap with four children to a node: shallower, and the four lie side by side. */
 static inline void heap_push(candidate *heap, size_t *len, candidate c)
 {
     size_t i = (*len)++;
-    while (i > 0 && c.order < heap[(i - 1) / 2].order) {
-        heap[i] = heap[(i - 1) / 2];
-        i = (i - 1) / 2;
+    while (i > 0 && c < heap[(i - 1) / 4]) {
+        heap[i] = heap[(i - 1) / 4];
+        i = (i - 1) / 4;
     }
     heap[i] = c;
 }
@@ -136,11 +134,13 @@ static inline candidate heap_pop(candidate *heap, size_t *len)
 {
     candidate top = heap[0], last = heap[--*len];
     size_t i = 0, child;
-    while ((child = 2 * i + 1) < *len) {
-        if (child + 1 < *len && heap[child + 1].order < heap[child].order) child++;
-        if (last.order <= heap[child].order) break;
-        heap[i] = heap[child];
-        i = child;
+    while ((child = 4 * i + 1) < *len) {
+        size_t end = child + 4 < *len ? child + 4 : *len, least = child;
+        for (size_t k = child + 1; k < end; k++)
+            if (heap[k] < heap[least]) least = k;
+        if (last <= heap[least]) break;
+        heap[i] = heap[least];
+        i = least;
     }
     heap[i] = last;
     return top;
@@ -151,7 +151,7 @@ static inline void consider(const qr_vocab *vocab, const symbol *symbols, int32_
                             size_t *heap_len)
 {
     const qr_merge *m = qr_vocab_merge(vocab, (uint32_t)symbols[left].id, (uint32_t)symbols[right].id);
-    if (m) heap_push(heap, heap_len, (candidate){(uint64_t)m->rank << 32 | (uint32_t)left, m->merged});
+    if (m) heap_push(heap, heap_len, (candidate)m->rank << 32 | (uint32_t)left);
 }
 
 static void merge_all(const qr_vocab *vocab, symbol *symbols, size_t num, candidate *heap)
@@ -164,12 +164,13 @@ static void merge_all(const qr_vocab *vocab, symbol *symbols, size_t num, candid
     }
     while (heap_len > 0) {
         candidate c = heap_pop(heap, &heap_len);
-        int32_t left = (int32_t)(c.order & UINT32_MAX), right = symbols[left].next;
+        uint32_t merged = vocab->merged_by_rank[c >> 32];
+        int32_t left = (int32_t)(c & UINT32_MAX), right = symbols[left].next;
         if (symbols[left].id < 0 || right < 0) continue;
         const qr_merge *m = qr_vocab_merge(vocab, (uint32_t)symbols[left].id, (uint32_t)symbols[right].id);
-        if (!m || m->merged != c.merged) continue; /* stale: one of the two has changed since */
+        if (!m || m->merged != merged) continue; /* stale: one of the two has changed since */
         int32_t next = symbols[right].next, prev = symbols[left].prev;
-        symbols[left].id = (int32_t)c.merged;
+        symbols[left].id = (int32_t)merged;
         symbols[left].next = next;
         symbols[right].id = -1;
         if (next >= 0) symbols[next].prev = left;

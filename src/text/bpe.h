@@ -36,7 +36,7 @@ int qr_bpe_char_byte(uint32_t cp);
 
 typedef struct qr_bpe_scratch {
     struct qr_bpe_symbol *symbols;
-    struct qr_bpe_candidate *heap;
+    uint64_t *heap;
     size_t symbols_cap, heap_cap;
     qr_buf spelled;
 } qr_bpe_scratch;

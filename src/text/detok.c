@@ -124,11 +124,24 @@ static int flush(qr_detok *d, qr_buf *out)
     return 0;
 }
 
+/* The text that an id stands for; NULL: no such token. */
+static const char *token_text(const qr_tokenizer *tok, int32_t id, size_t *out_bytes)
+{
+    const char *text = qr_vocab_text(&tok->vocab, id, out_bytes);
+    if (!text || !(tok->vocab.flags[id] & QR_TOKEN_NORMALIZED)) return text;
+    for (size_t i = 0; i < tok->normalized.len; i++) {
+        if (tok->normalized.tokens[i].id != id) continue;
+        *out_bytes = tok->normalized.tokens[i].pattern_bytes;
+        return tok->normalized.tokens[i].pattern;
+    }
+    return text;
+}
+
 quire_status qr_detok_push(qr_detok *d, int32_t id, qr_buf *out)
 {
     const qr_decoder *decoder = &d->tok->decoder;
     size_t text_bytes;
-    const char *text = qr_vocab_text(&d->tok->vocab, id, &text_bytes);
+    const char *text = token_text(d->tok, id, &text_bytes);
     if (!text || (d->skip_special && qr_tokenizer_is_special(d->tok, id))) return QUIRE_OK;
     bool first = d->at_start;
     int byte = decoder->byte_fallback ? fallback_byte(text, text_bytes) : -1, failed;

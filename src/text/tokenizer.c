@@ -72,7 +72,7 @@ void qr_tokenizer_destroy(qr_tokenizer *tok)
 
 quire_status qr_tokenizer_add_token(qr_tokenizer *tok, const qr_added_spec *spec, quire_error *error)
 {
-    int flags = QR_TOKEN_ADDED | (spec->special ? QR_TOKEN_SPECIAL : 0);
+    int flags = QR_TOKEN_ADDED | (spec->special ? QR_TOKEN_SPECIAL : 0) | (spec->normalized ? QR_TOKEN_NORMALIZED : 0);
     QR_TRY(qr_vocab_set(&tok->vocab, (uint64_t)spec->id, spec->text, spec->text_bytes, flags, error));
     qr_added_token token = {.id = (int32_t)spec->id, .special = spec->special, .lstrip = spec->lstrip};
     token.rstrip = spec->rstrip, token.single_word = spec->single_word;

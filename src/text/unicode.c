@@ -60,6 +60,32 @@ static const cp_range not_punct[] = {
     {0x16D6D, 0x16D6F}, {0x16E97, 0x16E9A}, {0x16FE2, 0x16FE2}, {0x1E5FF, 0x1E5FF}, {0x1E95E, 0x1E95F},
 };
 
+/* Characters that the normalizers of `tokenizers`, which follow Unicode 9, leave alone and do not order, unlike later
+ * versions; those in proxies come on top. Sorted. */
+static const cp_range not_normalized[] = {
+    {0x7FD, 0x7FD},     {0x898, 0x89F},     {0x8CA, 0x8D3},     {0x9FE, 0x9FE},     {0xC3C, 0xC3C},
+    {0xD3B, 0xD3C},     {0xEBA, 0xEBA},     {0x1715, 0x1715},   {0x1ABF, 0x1ACE},   {0x1DF6, 0x1DFA},
+    {0x32FF, 0x32FF},   {0xA7F2, 0xA7F4},   {0xA82C, 0xA82C},   {0xAB69, 0xAB69},   {0x10781, 0x10785},
+    {0x10787, 0x107B0}, {0x107B2, 0x107BA}, {0x10D24, 0x10D27}, {0x10EAB, 0x10EAC}, {0x10EFD, 0x10EFF},
+    {0x10F46, 0x10F50}, {0x10F82, 0x10F85}, {0x11070, 0x11070}, {0x1133B, 0x1133B}, {0x1145E, 0x1145E},
+    {0x11839, 0x1183A}, {0x11930, 0x11930}, {0x11935, 0x11935}, {0x11938, 0x11938}, {0x1193D, 0x1193E},
+    {0x11943, 0x11943}, {0x119E0, 0x119E0}, {0x11A34, 0x11A34}, {0x11A47, 0x11A47}, {0x11A99, 0x11A99},
+    {0x11D42, 0x11D42}, {0x11D44, 0x11D45}, {0x11D97, 0x11D97}, {0x11F41, 0x11F42}, {0x16FF0, 0x16FF1},
+    {0x1E030, 0x1E06D}, {0x1E08F, 0x1E08F}, {0x1E130, 0x1E136}, {0x1E2AE, 0x1E2AE}, {0x1E2EC, 0x1E2EF},
+    {0x1E4EC, 0x1E4EF}, {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9},
+};
+
+typedef struct case_range {
+    uint32_t first, last, lower; /* lower case of first; for both ends the distance is the same */
+} case_range;
+
+/* Capital letters of Unicode 16 and 17, which utf8proc may not know. */
+static const case_range lower_cases[] = {
+    {0x1C89, 0x1C89, 0x1C8A},    {0xA7CB, 0xA7CB, 0x264},     {0xA7CC, 0xA7CC, 0xA7CD}, {0xA7CE, 0xA7CE, 0xA7CF},
+    {0xA7D2, 0xA7D2, 0xA7D3},    {0xA7D4, 0xA7D4, 0xA7D5},    {0xA7DA, 0xA7DA, 0xA7DB}, {0xA7DC, 0xA7DC, 0x19B},
+    {0x10D50, 0x10D65, 0x10D70}, {0x16EA0, 0x16EB8, 0x16EBB},
+};
+
 qr_utf8_kind qr_unicode_next(const char *s, size_t len, int *out_bytes)
 {
     const unsigned char *u = (const unsigned char *)s;
@@ -209,6 +235,19 @@ quire_status qr_unicode_shadow(const char *text, size_t text_bytes, qr_buf *out,
     return QUIRE_OK;
 }
 
+static bool in_ranges(const cp_range *ranges, size_t num, uint32_t cp)
+{
+    size_t low = 0, high = num;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (cp > ranges[mid].last)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low < num && cp >= ranges[low].first;
+}
+
 static utf8proc_category_t category(uint32_t cp) { return utf8proc_category((utf8proc_int32_t)qr_unicode_proxy(cp)); }
 
 bool qr_unicode_is_space(uint32_t cp)
@@ -233,9 +272,7 @@ bool qr_unicode_is_punct(uint32_t cp)
     if (cp == 0x166D || cp == 0x111C9) return true; /* punctuation in Unicode 8 */
     utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
     if (c < UTF8PROC_CATEGORY_PC || c > UTF8PROC_CATEGORY_PO) return false;
-    for (size_t i = 0; i < sizeof not_punct / sizeof *not_punct; i++)
-        if (cp >= not_punct[i].first && cp <= not_punct[i].last) return false;
-    return true;
+    return !in_ranges(not_punct, sizeof not_punct / sizeof *not_punct, cp);
 }
 
 bool qr_unicode_is_word(uint32_t cp)
@@ -322,8 +359,9 @@ static quire_status decompose(const char *text, size_t text_bytes, utf8proc_opti
     return QUIRE_OK;
 }
 
-quire_status qr_unicode_normalize(qr_unicode_form form, const char *text, size_t text_bytes, qr_buf *out,
-                                  quire_error *error)
+/* Text without a character of not_normalized. */
+static quire_status normalize_part(qr_unicode_form form, const char *text, size_t text_bytes, qr_buf *out,
+                                   quire_error *error)
 {
     if (is_normalized(form, text, text_bytes))
         return qr_buf_append(out, text, text_bytes) ? qr_fail_nomem(error, "normalized text", text_bytes) : QUIRE_OK;
@@ -332,24 +370,45 @@ quire_status qr_unicode_normalize(qr_unicode_form form, const char *text, size_t
     utf8proc_int32_t *cps = NULL, *tmp = NULL;
     size_t num = 0;
     quire_status status = decompose(text, text_bytes, options, &cps, &num, error);
-    if (status != QUIRE_OK) goto done;
-    tmp = qr_malloc(num * sizeof *tmp);
-    if (!tmp) {
-        status = qr_fail_nomem(error, "code points", num * sizeof *tmp);
-        goto done;
+    if (status == QUIRE_OK && (!(tmp = qr_malloc(num * sizeof *tmp)) || qr_buf_reserve(out, num * 4)))
+        status = qr_fail_nomem(error, "normalized text", num * 8);
+    if (status == QUIRE_OK) {
+        order_marks(cps, tmp, num);
+        if (form == QR_NFC || form == QR_NFKC)
+            num = (size_t)utf8proc_normalize_utf32(cps, (utf8proc_ssize_t)num, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+        for (size_t i = 0; i < num; i++) out->len += (size_t)qr_unicode_encode((uint32_t)cps[i], out->data + out->len);
     }
-    order_marks(cps, tmp, num);
-    if (form == QR_NFC || form == QR_NFKC)
-        num = (size_t)utf8proc_normalize_utf32(cps, (utf8proc_ssize_t)num, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (qr_buf_reserve(out, num * 4)) {
-        status = qr_fail_nomem(error, "normalized text", num * 4);
-        goto done;
-    }
-    for (size_t i = 0; i < num; i++) out->len += (size_t)qr_unicode_encode((uint32_t)cps[i], out->data + out->len);
-done:
     qr_free(cps);
     qr_free(tmp);
     return status;
+}
+
+/* A character that is left alone keeps what is before it from what comes after, as any other base character. */
+quire_status qr_unicode_normalize(qr_unicode_form form, const char *text, size_t text_bytes, qr_buf *out,
+                                  quire_error *error)
+{
+    size_t done = 0;
+    int n;
+    for (size_t i = 0; i < text_bytes; i += (size_t)n) {
+        uint32_t cp = qr_unicode_decode(text + i, &n);
+        if (cp < not_normalized[0].first ||
+            (!in_ranges(not_normalized, sizeof not_normalized / sizeof *not_normalized, cp) &&
+             qr_unicode_proxy(cp) == cp))
+            continue;
+        QR_TRY(normalize_part(form, text + done, i - done, out, error));
+        if (qr_buf_append(out, text + i, (size_t)n)) return qr_fail_nomem(error, "normalized text", text_bytes);
+        done = i + (size_t)n;
+    }
+    return normalize_part(form, text + done, text_bytes - done, out, error);
+}
+
+static uint32_t lower_case(uint32_t cp)
+{
+    if (cp < 0x80) return cp >= 'A' && cp <= 'Z' ? cp + 32 : cp;
+    for (size_t i = 0; i < sizeof lower_cases / sizeof *lower_cases; i++)
+        if (cp >= lower_cases[i].first && cp <= lower_cases[i].last)
+            return lower_cases[i].lower + cp - lower_cases[i].first;
+    return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
 }
 
 quire_status qr_unicode_lowercase(const char *text, size_t text_bytes, qr_buf *out, quire_error *error)
@@ -359,7 +418,7 @@ quire_status qr_unicode_lowercase(const char *text, size_t text_bytes, qr_buf *o
         char bytes[8];
         uint32_t cp = qr_unicode_decode(text + i, &n);
         i += (size_t)n;
-        int len = qr_unicode_encode(cp == 0x130 ? 'i' : (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp), bytes);
+        int len = qr_unicode_encode(cp == 0x130 ? 'i' : lower_case(cp), bytes);
         if (cp == 0x130) len += qr_unicode_encode(0x307, bytes + len); /* the only one that becomes two */
         if (qr_buf_append(out, bytes, (size_t)len)) return qr_fail_nomem(error, "lowercase text", text_bytes);
     }

@@ -41,10 +41,18 @@ quire_status qr_vocab_reserve_merges(qr_vocab *vocab, uint64_t num_merges, quire
                        (unsigned long long)num_merges, (int)QR_VOCAB_MAX_MERGES);
     uint32_t slots = table_size(num_merges);
     qr_merge *merges = qr_malloc(slots * sizeof *merges);
-    if (!merges) return qr_fail_nomem(error, "merge rules", slots * sizeof *merges);
+    uint32_t *by_rank = qr_calloc(num_merges, sizeof *by_rank);
+    if (!merges || !by_rank) {
+        qr_free(merges);
+        qr_free(by_rank);
+        return qr_fail_nomem(error, "merge rules", slots * sizeof *merges);
+    }
     memset(merges, 0xFF, slots * sizeof *merges);
     qr_free(vocab->merges);
+    qr_free(vocab->merged_by_rank);
     vocab->merges = merges;
+    vocab->merged_by_rank = by_rank;
+    vocab->max_merges = (uint32_t)num_merges;
     vocab->merges_mask = slots - 1;
     vocab->num_merges = 0;
     return QUIRE_OK;
@@ -58,6 +66,7 @@ void qr_vocab_deinit(qr_vocab *vocab)
     qr_free(vocab->texts.data);
     qr_free(vocab->by_text);
     qr_free(vocab->merges);
+    qr_free(vocab->merged_by_rank);
     *vocab = (qr_vocab){0};
 }
 
@@ -139,6 +148,7 @@ void qr_vocab_put_merge(qr_vocab *vocab, uint32_t left, uint32_t right, uint32_t
         i = (i + 1) & vocab->merges_mask;
     if (vocab->merges[i].left == UINT32_MAX) vocab->num_merges++;
     vocab->merges[i] = (qr_merge){left, right, rank, merged};
+    vocab->merged_by_rank[rank] = merged;
 }
 
 quire_status qr_vocab_add_merge(qr_vocab *vocab, const char *left, size_t left_bytes, const char *right,

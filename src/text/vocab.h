@@ -2,7 +2,7 @@
  *
  *   texts    one arena; token id ─► (offset, length); flags per id
  *   by text  hash of the text ─► id            only tokens of the model itself, not those added on top of it
- *   merges   hash of (left id, right id) ─► (rank, id of the merged token)
+ *   merges   hash of (left id, right id) ─► (rank, id of the merged token); ranks are below max_merges, no two the same
  *
  * Build: qr_vocab_init, then qr_vocab_set for each token, then qr_vocab_add_merge for each rule.
  * Invariants: ids are 0..num_tokens-1, some may be absent; an id found by text or by merge is present; texts are
@@ -17,10 +17,11 @@
 #include "base/status.h"
 
 enum {
-    QR_TOKEN_PRESENT = 1, /* the id has a text */
-    QR_TOKEN_MODEL = 2,   /* found by qr_vocab_find: part of the BPE model */
-    QR_TOKEN_ADDED = 4,   /* cut out of the text before the model sees it */
-    QR_TOKEN_SPECIAL = 8  /* control and other special tokens: skipped when decoding with skip_special */
+    QR_TOKEN_PRESENT = 1,    /* the id has a text */
+    QR_TOKEN_MODEL = 2,      /* found by qr_vocab_find: part of the BPE model */
+    QR_TOKEN_ADDED = 4,      /* cut out of the text before the model sees it */
+    QR_TOKEN_SPECIAL = 8,    /* control and other special tokens: skipped when decoding with skip_special */
+    QR_TOKEN_NORMALIZED = 16 /* an added token that stands for its normalized text */
 };
 
 typedef struct qr_merge {
@@ -36,6 +37,8 @@ typedef struct qr_vocab {
     uint32_t by_text_mask;
     qr_merge *merges;
     uint32_t merges_mask;
+    uint32_t *merged_by_rank; /* [max_merges] id of the token that a rule makes */
+    uint32_t max_merges;
     int num_merges;
     uint32_t longest_bytes; /* longest text of the model's tokens */
 } qr_vocab;
@@ -59,7 +62,8 @@ int32_t qr_vocab_find(const qr_vocab *vocab, const char *text, size_t text_bytes
 int32_t qr_vocab_find_any(const qr_vocab *vocab, const char *text, size_t text_bytes);
 const char *qr_vocab_text(const qr_vocab *vocab, int32_t id, size_t *out_bytes); /* NULL: no such token */
 
-/* An empty merge table with room for num_merges rules, in place of the one qr_vocab_init made. */
+/* An empty merge table with room for num_merges rules of ranks below num_merges, in place of the one qr_vocab_init
+ * made. */
 QUIRE_MUST_USE quire_status qr_vocab_reserve_merges(qr_vocab *vocab, uint64_t num_merges, quire_error *error);
 /* left + right become the token whose text is the two joined; a later rule for the same pair wins.
  *   *out_known  false, and nothing is added, when one of the three texts is no token */
