@@ -169,11 +169,11 @@ static void defaults_and_nulls(void **state)
     (void)state;
     static const char *const bodies[] = {
         "{\"prompt\":\"hi\"}", "{\"prompt\":\"hi\",\"no_such_field\":{\"x\":[1]},\"user\":\"u\"}",
-        "{\"prompt\":\"hi\",\"temperature\":null,\"n\":null,\"stop\":null,\"logprobs\":null,\"seed\":null,"
-        "\"stream\":null,\"stream_options\":null,\"logit_bias\":null,\"suffix\":null,\"response_format\":null,"
-        "\"best_of\":null,\"max_tokens\":null,\"stop_token_ids\":null,\"cache_salt\":null,\"model\":null}",
-        "{\"prompt\":\"hi\",\"use_beam_search\":false,\"suffix\":\"\",\"bad_words\":[],\"best_of\":1,"
-        "\"response_format\":{\"type\":\"text\"},\"stop\":[],\"stop_token_ids\":[],\"logit_bias\":{}}"};
+        ("{\"prompt\":\"hi\",\"temperature\":null,\"n\":null,\"stop\":null,\"logprobs\":null,\"seed\":null,"
+         "\"stream\":null,\"stream_options\":null,\"logit_bias\":null,\"suffix\":null,\"response_format\":null,"
+         "\"best_of\":null,\"max_tokens\":null,\"stop_token_ids\":null,\"cache_salt\":null,\"model\":null}"),
+        ("{\"prompt\":\"hi\",\"use_beam_search\":false,\"suffix\":\"\",\"bad_words\":[],\"best_of\":1,"
+         "\"response_format\":{\"type\":\"text\"},\"stop\":[],\"stop_token_ids\":[],\"logit_bias\":{}}")};
     for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
         qr_api_request r;
         quire_error error;
