@@ -55,6 +55,19 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 	@echo '  CC   $<'
 	$(Q)$(CC) $(ALL_CFLAGS) $(ISA_CFLAGS) -MMD -MP -c $< -o $@
 
+# The vector kernels are small pieces unrolled a thousandfold: minutes of compile time under a sanitizer, little to
+# find. Sanitizer builds check them with their own compiler and take the plain objects; the scalar reference, made of
+# the same pieces, is instrumented.
+VECTOR_OBJ := $(filter %_avx2.o %_avx512.o %_neon.o,$(LIB_OBJ))
+ifdef PLAIN
+$(BUILD)/src/backend/cpu/kernels_ref.o: ISA_CFLAGS = -fno-sanitize=undefined,fuzzer-no-link
+$(VECTOR_OBJ): $(BUILD)/%.o: %.c $(PLAIN)/%.o $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '  CC   $< (check only)'
+	$(Q)$(CC) $(ALL_CFLAGS) $(ISA_CFLAGS) -fsyntax-only $<
+	@cp $(PLAIN)/$*.o $@
+endif
+
 $(BUILD)/libquire.a: $(LIB_OBJ)
 	@echo '  AR   $@'
 	@rm -f $@
@@ -102,13 +115,13 @@ fuzzers: $(FUZZERS)
 
 # One clang build with ASan, UBSan and fuzzing hooks serves unit tests, the program and the fuzz targets alike.
 CLANG ?= clang-14
-SAN = CC=$(CLANG) CFLAGS="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
-asan: ## build-asan/: the program, tests and fuzz targets with AddressSanitizer and UBSan (clang)
+SAN = PLAIN=$(BUILD) CC=$(CLANG) CFLAGS="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
+asan: $(VECTOR_OBJ) ## build-asan/: the program, tests and fuzz targets with AddressSanitizer and UBSan (clang)
 	@$(MAKE) --no-print-directory BUILD=build-asan $(SAN) -fsanitize=address,undefined,fuzzer-no-link" \
 	    LDFLAGS=-fsanitize=address,undefined $(if $(MAIN_OBJ),build-asan/quire) $(TESTS:$(BUILD)/%=build-asan/%) $(FUZZERS:$(BUILD)/%=build-asan/%)
 
 TSAN_TESTS := $(filter %/test_base $(BUILD)/tests/test_engine% $(BUILD)/tests/test_server%,$(TESTS))
-tsan: ## build-tsan/: the tests that have threads, with ThreadSanitizer (clang)
+tsan: $(VECTOR_OBJ) ## build-tsan/: the tests that have threads, with ThreadSanitizer (clang)
 	@$(MAKE) --no-print-directory BUILD=build-tsan $(SAN) -fsanitize=thread" LDFLAGS=-fsanitize=thread \
 	    $(TSAN_TESTS:$(BUILD)/%=build-tsan/%)
 
