@@ -20,7 +20,7 @@ LIBRARIES = {
     "xxHash": ["xxhash.h"],
     "intrinsics": ["immintrin.h", "arm_neon.h", "cpuid.h", "sys/auxv.h", "asm/hwcap.h"],
 }
-LIBC = set("""assert ctype errno fcntl fenv float getopt inttypes limits locale malloc math poll pthread sched signal
+LIBC = set("""assert ctype errno fcntl fenv float getopt inttypes limits locale malloc math poll pthread sched setjmp signal
 stdalign stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string strings time unistd dirent dlfcn
 libgen termios ftw fnmatch netdb semaphore arpa/inet netinet/in netinet/tcp sys/epoll sys/eventfd sys/file sys/ioctl
 sys/mman sys/resource sys/select sys/socket sys/stat sys/statvfs sys/sysinfo sys/time sys/types sys/uio sys/un
