@@ -620,6 +620,8 @@ static const qr_option_group *const bench_serve_groups[] = {&bench_serve_group, 
 
 /* ---- defaults that differ from the library's -------------------------------------------------- */
 
+static void serve_defaults(qr_cli_args *args) { args->log_level = "info"; }
+
 static void generate_defaults(qr_cli_args *args) { args->out = "-"; }
 
 static void chat_defaults(qr_cli_args *args)
@@ -638,7 +640,7 @@ void qr_cli_default_args(const qr_cli_command *command, qr_cli_args *args)
     quire_engine_options_init(&args->engine);
     quire_sampling_params_init(&args->sampling);
     qr_server_options_init(&args->server);
-    args->log_level = "info";
+    args->log_level = "warning";
     args->bench = (qr_cli_bench_args){.num_prompts = 1000,
                                       .input_len = 32,
                                       .output_len = 128,
@@ -666,7 +668,7 @@ const qr_cli_command qr_cli_commands[] = {
      "quire serve model.gguf\n"
      "quire serve model.gguf --host 0.0.0.0 --port 8080 --api-key secret\n"
      "quire serve checkpoint/ --kv-cache-memory-bytes 4G --max-model-len 8K --max-num-seqs 256",
-     serve_groups, 1, qr_cli_run_serve, NULL},
+     serve_groups, 1, qr_cli_run_serve, serve_defaults},
     {"chat", "MODEL", "talk to a model in the terminal",
      "Talk to MODEL. Answers appear as they are made; the conversation is kept until /reset. Commands: /help, /reset, "
      "/system TEXT, /stats, /quit. Ctrl-C stops the answer, not the program. A line that ends in \\ goes on in the "

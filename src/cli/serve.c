@@ -6,7 +6,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/log.h"
 #include "cli/cli.h"
 
 enum { DRAIN_STEP_MS = 100 };
@@ -66,9 +65,6 @@ int qr_cli_run_serve(qr_cli_args *args)
     qr_server *server = NULL;
     qr_buf template_text = {0};
     int exit_status = QR_CLI_FAILED;
-    static const char *const levels[] = {"debug", "info", "warning", "error", "off"};
-    for (int i = 0; i < 5; i++)
-        if (strcmp(args->log_level, levels[i]) == 0) qr_log_set_level((qr_log_level)i);
     if (args->chat_template && qr_cli_read_file(args->chat_template, &template_text, &error) != QUIRE_OK)
         return qr_cli_fail("%s", error.message);
 

@@ -1,0 +1,307 @@
+/* determinism: a request gives the same tokens, log probabilities and text whatever else runs, compared as bytes.
+ *
+ *   64 requests ── one by one ──► reference ═╗
+ *        │                                   ╠═ equal?
+ *        └─ all at once, few blocks (hundreds of preemptions), steps of 7 tokens, blocks of 8 and 128, 2 threads,
+ *           no prefix cache, no chunks, by priority, and all of it together ──► results ═╝
+ *
+ * On the tiny checkpoints of tests/golden/tiny (every architecture) and, smaller, on the default model. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "quire.h"
+
+enum { MAX_REQUESTS = 64, MAX_N = 2, MAX_PROMPT = 120, SHARED_PREFIX = 40 };
+
+/* What one sequence gave, as bytes. */
+typedef struct result {
+    qr_buf tokens, logprobs, prompt_logprobs, text;
+    quire_finish_reason finish_reason;
+} result;
+
+typedef struct run_results {
+    result seqs[MAX_REQUESTS][MAX_N];
+    uint64_t num_preemptions;
+} run_results;
+
+typedef struct workload {
+    int num_requests;
+    int32_t prompts[MAX_REQUESTS][MAX_PROMPT];
+    quire_request_options options[MAX_REQUESTS];
+} workload;
+
+typedef struct setting {
+    const char *name;
+    bool one_by_one, no_prefix_caching, no_chunks;
+    int num_kv_blocks, max_num_batched_tokens, max_num_seqs, block_size;
+    const char *policy;
+} setting;
+
+static uint64_t random_state;
+
+static int random_below(int n)
+{
+    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
+    return (int)((random_state >> 33) % (uint64_t)n);
+}
+
+/* Mixed lengths and every kind of sampling; a third of the prompts begin alike. */
+static void make_workload(workload *w, int num_requests, int vocab_size, bool has_text)
+{
+    int32_t shared[SHARED_PREFIX];
+    random_state = 42;
+    w->num_requests = num_requests;
+    for (int i = 0; i < SHARED_PREFIX; i++) shared[i] = random_below(vocab_size);
+    for (int i = 0; i < num_requests; i++) {
+        quire_request_options *o = &w->options[i];
+        int num_tokens = 1 + random_below(i % 4 == 0 ? MAX_PROMPT : 30);
+        for (int t = 0; t < MAX_PROMPT; t++)
+            w->prompts[i][t] = i % 3 == 0 && t < SHARED_PREFIX ? shared[t] : random_below(vocab_size);
+        quire_request_options_init(o);
+        o->prompt_token_ids = w->prompts[i];
+        o->num_prompt_tokens = (size_t)num_tokens;
+        o->priority = random_below(5);
+        o->sampling.max_tokens = 4 + random_below(i % 5 == 0 ? 60 : 24);
+        o->sampling.detokenize = has_text;
+        o->sampling.temperature = i % 3 == 0 ? 0 : 0.5 + 0.1 * random_below(10);
+        o->sampling.has_seed = true;
+        o->sampling.seed = (uint64_t)random_below(1000);
+        o->sampling.ignore_eos = i % 2 == 0;
+        o->sampling.logprobs = i % 4 == 1 ? -1 : i % 4;
+        o->sampling.prompt_logprobs = i % 16 == 2 ? 1 : -1;
+        o->sampling.n = i % 7 == 3 ? 2 : 1;
+        if (i % 5 == 1) o->sampling.top_k = 20;
+        if (i % 5 == 2) o->sampling.top_p = 0.9;
+        if (i % 5 == 3) o->sampling.min_p = 0.02;
+        if (i % 6 == 4) o->sampling.repetition_penalty = 1.2;
+        if (i % 6 == 5) o->sampling.frequency_penalty = 0.5;
+    }
+}
+
+/* ---- gathering -------------------------------------------------------------------------------- */
+
+static void append(qr_buf *buf, const void *data, size_t bytes)
+{
+    assert_int_equal(qr_buf_append(buf, data, bytes), 0);
+}
+
+static void append_logprobs(qr_buf *buf, const quire_token_logprobs *lp)
+{
+    append(buf, &lp->token_id, sizeof lp->token_id);
+    append(buf, &lp->rank, sizeof lp->rank);
+    append(buf, &lp->logprob, sizeof lp->logprob);
+    append(buf, lp->top_ids, (size_t)lp->num_top * sizeof *lp->top_ids);
+    append(buf, lp->top_logprobs, (size_t)lp->num_top * sizeof *lp->top_logprobs);
+}
+
+static void take(result *r, const quire_output *output)
+{
+    append(&r->tokens, output->token_ids, (size_t)output->num_tokens * sizeof *output->token_ids);
+    append(&r->text, output->text, output->text_bytes);
+    for (int t = 0; output->logprobs && t < output->num_tokens; t++)
+        append_logprobs(&r->logprobs, &output->logprobs[t]);
+    for (int t = 0; output->prompt_logprobs && t < output->num_prompt_tokens; t++)
+        append_logprobs(&r->prompt_logprobs, &output->prompt_logprobs[t]);
+    if (output->finish_reason != QUIRE_FINISH_NONE) r->finish_reason = output->finish_reason;
+    if (output->finish_reason == QUIRE_FINISH_ERROR) fail_msg("engine: %s", output->error_message);
+}
+
+static void finish_request(quire_request *request, result *seqs)
+{
+    const quire_output *output = NULL;
+    do {
+        assert_int_equal(quire_request_next(request, 60000, &output), QUIRE_OK);
+        take(&seqs[output->index], output);
+    } while (!output->request_finished);
+    quire_request_release(request);
+}
+
+static quire_request *submit(quire_engine *engine, const quire_request_options *options)
+{
+    quire_request *request = NULL;
+    quire_error error;
+    quire_status status = quire_submit(engine, options, &request, &error);
+    if (status != QUIRE_OK) fail_msg("submit: %s", error.message);
+    return request;
+}
+
+/* Run the workload in an engine of its own; afterwards every block must be free again. */
+static void run(quire_model *model, const workload *w, const setting *s, run_results *out)
+{
+    quire_engine_options options;
+    quire_engine *engine;
+    quire_error error;
+    quire_stats stats;
+    quire_request *requests[MAX_REQUESTS];
+    memset(out, 0, sizeof *out);
+    quire_engine_options_init(&options);
+    options.num_kv_blocks = s->num_kv_blocks ? s->num_kv_blocks : 2000;
+    options.max_model_len = 256;
+    options.enable_prefix_caching = !s->no_prefix_caching;
+    options.enable_chunked_prefill = !s->no_chunks;
+    if (s->max_num_batched_tokens) options.max_num_batched_tokens = s->max_num_batched_tokens;
+    if (s->max_num_seqs) options.max_num_seqs = s->max_num_seqs;
+    if (s->block_size) options.block_size = s->block_size;
+    if (s->policy) options.scheduling_policy = s->policy;
+    if (quire_engine_create(model, &options, &engine, &error) != QUIRE_OK) fail_msg("%s: %s", s->name, error.message);
+    for (int i = 0; i < w->num_requests; i++) {
+        requests[i] = submit(engine, &w->options[i]);
+        if (s->one_by_one) finish_request(requests[i], out->seqs[i]);
+    }
+    for (int i = 0; !s->one_by_one && i < w->num_requests; i++) finish_request(requests[i], out->seqs[i]);
+    assert_int_equal(quire_engine_drain(engine, -1), QUIRE_OK);
+    quire_engine_get_stats(engine, &stats);
+    assert_int_equal(stats.num_free_kv_blocks, stats.num_kv_blocks);
+    out->num_preemptions = stats.num_preemptions;
+    quire_engine_destroy(engine);
+}
+
+static void free_results(run_results *r)
+{
+    for (int i = 0; i < MAX_REQUESTS; i++) {
+        for (int n = 0; n < MAX_N; n++) {
+            qr_free(r->seqs[i][n].tokens.data);
+            qr_free(r->seqs[i][n].logprobs.data);
+            qr_free(r->seqs[i][n].prompt_logprobs.data);
+            qr_free(r->seqs[i][n].text.data);
+        }
+    }
+}
+
+/* ---- comparing -------------------------------------------------------------------------------- */
+
+static void compare_bytes(const char *model, const char *name, int request, int n, const char *what, const qr_buf *a,
+                          const qr_buf *b)
+{
+    size_t at = 0;
+    while (at < a->len && at < b->len && a->data[at] == b->data[at]) at++;
+    if (at < a->len || at < b->len)
+        fail_msg("%s, %s: request %d, sequence %d: %s differ at byte %zu of %zu and %zu", model, name, request, n, what,
+                 at, a->len, b->len);
+}
+
+static void compare(const char *model, const char *name, const run_results *a, const run_results *b, int num_requests)
+{
+    for (int i = 0; i < num_requests; i++) {
+        for (int n = 0; n < MAX_N; n++) {
+            const result *x = &a->seqs[i][n], *y = &b->seqs[i][n];
+            compare_bytes(model, name, i, n, "tokens", &x->tokens, &y->tokens);
+            compare_bytes(model, name, i, n, "logprobs", &x->logprobs, &y->logprobs);
+            compare_bytes(model, name, i, n, "prompt logprobs", &x->prompt_logprobs, &y->prompt_logprobs);
+            compare_bytes(model, name, i, n, "texts", &x->text, &y->text);
+            assert_int_equal(x->finish_reason, y->finish_reason);
+        }
+    }
+}
+
+static const setting alone = {.name = "one by one", .one_by_one = true};
+
+/* The longest request has 2 sequences of 180 tokens: 26 blocks of 16 hold it, and hardly more. */
+static const setting settings[] = {
+    {.name = "all at once"},
+    {.name = "few blocks", .num_kv_blocks = 26},
+    {.name = "steps of 7 tokens", .max_num_batched_tokens = 7, .max_num_seqs = 7},
+    {.name = "blocks of 8", .block_size = 8},
+    {.name = "blocks of 128", .block_size = 128},
+    {.name = "no prefix cache", .no_prefix_caching = true},
+    {.name = "no chunks", .no_chunks = true},
+    {.name = "by priority, few blocks", .policy = "priority", .num_kv_blocks = 26},
+    {.name = "three at a time", .max_num_seqs = 3},
+    {.name = "everything",
+     .num_kv_blocks = 52,
+     .block_size = 8,
+     .max_num_batched_tokens = 13,
+     .max_num_seqs = 13,
+     .no_prefix_caching = true},
+};
+enum { NUM_SETTINGS = sizeof settings / sizeof *settings, FEW_BLOCKS = 1, EVERYTHING = NUM_SETTINGS - 1 };
+
+static quire_model *open_model(const char *path, int threads)
+{
+    quire_model_options options;
+    quire_model *model;
+    quire_error error;
+    quire_model_options_init(&options);
+    options.threads = threads;
+    if (quire_model_open(path, &options, &model, &error) != QUIRE_OK) fail_msg("%s: %s", path, error.message);
+    return model;
+}
+
+/* Compare `mask` of the settings, with 1 and with 2 threads, to one by one; returns all preemptions. */
+static uint64_t check_model(const char *path, int num_requests, uint32_t mask, bool has_text)
+{
+    static workload w;
+    static run_results reference, got;
+    uint64_t num_preemptions = 0;
+    for (int threads = 1; threads <= 2; threads++) {
+        quire_model *model = open_model(path, threads);
+        if (threads == 1) {
+            quire_model_info info;
+            quire_model_get_info(model, &info);
+            make_workload(&w, num_requests, info.vocab_size, has_text);
+            run(model, &w, &alone, &reference);
+        }
+        for (int i = 0; i < NUM_SETTINGS; i++) {
+            char name[64];
+            if (!(mask >> i & 1)) continue;
+            snprintf(name, sizeof name, "%s, %d threads", settings[i].name, threads);
+            run(model, &w, &settings[i], &got);
+            compare(path, name, &reference, &got, num_requests);
+            num_preemptions += got.num_preemptions;
+            free_results(&got);
+        }
+        quire_model_close(model);
+    }
+    free_results(&reference);
+    return num_preemptions;
+}
+
+static void tiny_llama_in_every_setting(void **state)
+{
+    (void)state;
+    uint64_t num_preemptions = check_model("tests/golden/tiny/llama", MAX_REQUESTS, (1u << NUM_SETTINGS) - 1, false);
+    printf("tiny llama: %llu preemptions\n", (unsigned long long)num_preemptions);
+    assert_true(num_preemptions >= 300);
+}
+
+static void other_architectures(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"mistral_window", "qwen2", "qwen3", "opt", "gpt2"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "tests/golden/tiny/%s", names[i]);
+        check_model(path, 24, 1u << FEW_BLOCKS | 1u << EVERYTHING, false);
+    }
+}
+
+static void default_model(void **state)
+{
+    (void)state;
+    const char *path = getenv("QUIRE_TEST_MODEL");
+    if (!path) path = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
+    if (access(path, R_OK) != 0) {
+        printf("no model at %s: make model\n", path);
+        skip();
+    }
+    check_model(path, 10, 1u | 1u << FEW_BLOCKS | 1u << EVERYTHING, true);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tiny_llama_in_every_setting),
+        cmocka_unit_test(other_architectures),
+        cmocka_unit_test(default_model),
+    };
+    return cmocka_run_group_tests_name("determinism", tests, NULL, NULL);
+}
