@@ -154,6 +154,7 @@ static bool read_message(const session *s, qr_buf *out)
         if (s->interactive) {
             fputs(got ? ". " : "> ", stdout);
             fflush(stdout);
+            if (!qr_cli_wait_input()) break;
         }
         ssize_t n = getline(&line, &cap, stdin);
         if (n < 0) break;
@@ -164,8 +165,7 @@ static bool read_message(const session *s, qr_buf *out)
             break;
     }
     free(line);
-    if (!got && qr_cli_interrupted()) { /* Ctrl-C at the prompt */
-        clearerr(stdin);
+    if (s->interactive && qr_cli_interrupted()) { /* Ctrl-C at the prompt */
         qr_cli_interrupt_clear();
         fputs("\n(/quit or Ctrl-D ends the program)\n", stdout);
         out->len = 0;

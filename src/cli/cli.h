@@ -116,6 +116,8 @@ void qr_cli_interrupt_catch(void);
 void qr_cli_interrupt_release(void);
 bool qr_cli_interrupted(void);
 void qr_cli_interrupt_clear(void);
+/* Wait, while interrupts are caught, until standard input (a terminal) has a line: true, or until one comes: false. */
+bool qr_cli_wait_input(void);
 
 /* ---- common.c --------------------------------------------------------------------------------- */
 

@@ -44,13 +44,14 @@ void qr_cli_describe(quire_model *model, quire_engine *engine, const qr_cli_args
     int64_t blocks_per_seq = (stats.max_model_len + stats.block_size - 1) / stats.block_size;
     qr_cli_note("model     %s (%s, %s, %.3g M parameters, %s)", info.name, info.architecture, info.weight_dtype,
                 (double)info.num_parameters / 1e6, weights);
-    qr_cli_note("compute   %s, %d thread%s%s%s", info.compute_dtype,
-                args->model.threads ? args->model.threads : qr_cpu_count(),
-                (args->model.threads ? args->model.threads : qr_cpu_count()) == 1 ? "" : "s",
-                getenv("QUIRE_CPU") ? ", QUIRE_CPU=" : "", getenv("QUIRE_CPU") ? getenv("QUIRE_CPU") : "");
-    qr_cli_note("KV cache  %lld blocks of %d = %lld tokens, %.4g sequences of %d (%s, %s)",
-                (long long)stats.num_kv_blocks, stats.block_size, (long long)num_tokens,
-                (double)stats.num_kv_blocks / (double)blocks_per_seq, stats.max_model_len, stats.kv_cache_dtype, cache);
+    int threads = args->model.threads ? args->model.threads : qr_cpu_count();
+    const char *cpu = getenv("QUIRE_CPU");
+    qr_cli_note("compute   %s, %d thread%s%s%s", info.compute_dtype, threads, threads == 1 ? "" : "s",
+                cpu ? ", QUIRE_CPU=" : "", cpu ? cpu : "");
+    double num_seqs = (double)stats.num_kv_blocks / (double)blocks_per_seq;
+    qr_cli_note("KV cache  %lld blocks of %d = %lld tokens = %.4g sequence%s of %d (%s, %s)",
+                (long long)stats.num_kv_blocks, stats.block_size, (long long)num_tokens, num_seqs,
+                num_seqs == 1 ? "" : "s", stats.max_model_len, stats.kv_cache_dtype, cache);
 }
 
 /* ---- input ------------------------------------------------------------------------------------ */

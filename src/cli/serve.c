@@ -70,7 +70,6 @@ int qr_cli_run_serve(qr_cli_args *args)
 
     if (qr_cli_open_model(args, false, &model) != QR_CLI_OK) goto done;
     if (qr_cli_create_engine(args, model, &engine) != QR_CLI_OK) goto done;
-    qr_cli_describe(model, engine, args);
     args->server.model = model;
     args->server.engine = engine;
     args->server.chat_template = template_text.data;
@@ -81,6 +80,7 @@ int qr_cli_run_serve(qr_cli_args *args)
         qr_cli_fail("%s", error.message);
         goto done;
     }
+    qr_cli_describe(model, engine, args);
     exit_status = serve_until_signal(args, server, engine);
 done:
     qr_server_stop(server);

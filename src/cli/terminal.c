@@ -1,5 +1,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -13,6 +15,7 @@
 enum { BAR_CELLS = 24, REDRAW_US = 100000 };
 
 static volatile sig_atomic_t interrupted;
+static int interrupt_pipe[2] = {-1, -1};
 
 bool qr_cli_is_terminal(FILE *stream) { return isatty(fileno(stream)) == 1; }
 
@@ -68,9 +71,9 @@ void qr_cli_note(const char *fmt, ...)
 int qr_cli_flush(void)
 {
     static bool said;
-    errno = 0;
-    if (fflush(stdout) == 0 && !ferror(stdout)) return QR_CLI_OK;
-    if (!said) qr_cli_fail("cannot write to standard output: %s", errno ? strerror(errno) : "write error");
+    int failed = fflush(stdout), reason = errno; /* an earlier write that failed has left its errno */
+    if (!failed && !ferror(stdout)) return QR_CLI_OK;
+    if (!said) qr_cli_fail("cannot write to standard output: %s", reason ? strerror(reason) : "write error");
     said = true;
     return QR_CLI_FAILED;
 }
@@ -126,18 +129,42 @@ void qr_cli_progress_end(qr_cli_progress *progress)
 
 static void on_interrupt(int signal_number)
 {
+    int saved = errno;
     (void)signal_number;
     interrupted = 1;
+    (void)!write(interrupt_pipe[1], "", 1);
+    errno = saved;
 }
 
 static void set_handler(void (*handler)(int))
 {
-    struct sigaction action = {.sa_handler = handler}; /* no SA_RESTART: a blocked read returns */
+    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
 }
 
-void qr_cli_interrupt_catch(void) { set_handler(on_interrupt); }
+void qr_cli_interrupt_catch(void)
+{
+    if (interrupt_pipe[0] < 0 && pipe(interrupt_pipe) == 0)
+        for (int i = 0; i < 2; i++) fcntl(interrupt_pipe[i], F_SETFL, O_NONBLOCK);
+    set_handler(on_interrupt);
+}
+
 void qr_cli_interrupt_release(void) { set_handler(SIG_DFL); }
+
 bool qr_cli_interrupted(void) { return interrupted != 0; }
-void qr_cli_interrupt_clear(void) { interrupted = 0; }
+
+void qr_cli_interrupt_clear(void)
+{
+    char bytes[64];
+    while (read(interrupt_pipe[0], bytes, sizeof bytes) > 0) {
+    }
+    interrupted = 0;
+}
+
+bool qr_cli_wait_input(void)
+{
+    struct pollfd fds[] = {{.fd = STDIN_FILENO, .events = POLLIN}, {.fd = interrupt_pipe[0], .events = POLLIN}};
+    while (poll(fds, 2, -1) < 0 && errno == EINTR) continue;
+    return fds[1].revents == 0;
+}
