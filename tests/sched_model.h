@@ -40,6 +40,7 @@ typedef struct ref_request {
     int64_t priority;
     uint64_t key, order; /* order: of arrival */
     bool no_prefix_read, lockstep, running, forked, finished;
+    bool swapped; /* preempted, but nothing is to be computed again */
     bool sampled; /* in this step, for lockstep */
     ref_seq seqs[MODEL_MAX_N];
 } ref_request;
@@ -52,12 +53,13 @@ typedef struct model {
     qr_sched_options options;
     ref_request requests[MODEL_MAX_REQUESTS];
     uint64_t device[MODEL_MAX_SLOTS]; /* digest in each slot */
+    uint64_t swap_space[MODEL_MAX_SLOTS];
     uint32_t writer[MODEL_MAX_SLOTS]; /* step that wrote the slot last */
     uint32_t step;
     uint32_t output_vocab; /* small: the sequences of a group stay the same for long */
     uint64_t num_added;
     uint64_t num_refused, num_aborts, num_forks, num_copies, num_preemptions, num_hits, num_finished, num_resets;
-    uint64_t num_beam_forks;
+    uint64_t num_beam_forks, num_swapped, num_swap_blocks;
 } model;
 
 static uint32_t choose(model *m, uint32_t n) { return m->choose(m->source, n); }
@@ -97,11 +99,14 @@ static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), vo
     o->max_chunk_tokens = o->enable_chunked_prefill && choose(m, 3) == 0 ? 1 + (int32_t)choose(m, 10) : 0;
     o->enable_prefix_caching = choose(m, 5) > 0;
     o->policy = choose(m, 3) == 0 ? QR_SCHED_PRIORITY : QR_SCHED_FCFS;
+    o->preemption_mode = (qr_preemption_mode)choose(m, 3);
+    o->num_swap_blocks = 1 + choose(m, 2 * (uint32_t)o->num_blocks);
     m->output_vocab = choose(m, 3) == 0 ? 1 : choose(m, 2) ? 2 : MODEL_VOCAB;
     quire_error error;
     if (qr_sched_create(o, &m->sched, &error) != QUIRE_OK) MODEL_FAIL("create: %s", error.message);
     m->pool = qr_sched_pool(m->sched);
     m->options = *qr_sched_get_options(m->sched);
+    qr_sched_set_costs(m->sched, 1.0, choose(m, 20));
 }
 
 /* ---- operations between steps ------------------------------------------------------------------ */
@@ -260,10 +265,14 @@ static void model_preempted(model *m, const qr_sched_step *step)
             MODEL_CHECK(!other->request || !other->running || !ref_before(victim, other),
                         "preempted a request although a later one runs");
         }
-        if (victim->forked) victim->num_shared = ref_shared(victim);
-        victim->running = victim->forked = false;
-        for (int s = 0; s < victim->n; s++) victim->seqs[s].num_computed = 0;
         m->num_preemptions++;
+        victim->running = false;
+        victim->swapped = victim->request->num_swapped_blocks > 0;
+        m->num_swapped += victim->swapped;
+        if (victim->swapped) continue;
+        if (victim->forked) victim->num_shared = ref_shared(victim);
+        victim->forked = false;
+        for (int s = 0; s < victim->n; s++) victim->seqs[s].num_computed = 0;
     }
     int num_running = 0;
     for (int k = 0; k < MODEL_MAX_REQUESTS; k++) num_running += m->requests[k].request && m->requests[k].running;
@@ -279,8 +288,12 @@ static void model_admitted(model *m, const qr_sched_step *step, ref_request *ref
         const bool waits = other->request && other != ref && !other->running && !other->finished;
         MODEL_CHECK(!waits || ref_before(ref, other), "admitted out of turn");
     }
-    ref_seq *lead = &ref->seqs[ref_lead(ref)];
     ref->running = true;
+    if (ref->swapped) {
+        ref->swapped = false;
+        return;
+    }
+    ref_seq *lead = &ref->seqs[ref_lead(ref)];
     ref->forked = ref_live(ref) == 1;
     const int32_t target = ref->forked ? lead->num_tokens : ref->num_shared;
     MODEL_CHECK(entry->start % m->options.block_size == 0 && entry->start < target, "%d tokens found", entry->start);
@@ -353,14 +366,23 @@ static bool copy_has_entry(const model *m, const qr_sched_step *step, qr_block_c
     return false;
 }
 
+static void device_move(model *m, uint64_t *to, const uint64_t *from, const qr_block_copy *moves, int num_moves)
+{
+    const size_t block_size = (size_t)m->options.block_size;
+    for (int i = 0; i < num_moves; i++)
+        memcpy(&to[(size_t)moves[i].dst_block * block_size], &from[(size_t)moves[i].src_block * block_size],
+               block_size * sizeof *to);
+}
+
 static void device_copy(model *m, const qr_sched_step *step)
 {
+    MODEL_CHECK(step->num_swap_outs == 0 || step->num_swap_ins == 0, "swaps out and in");
+    device_move(m, m->swap_space, m->device, step->swap_outs, step->num_swap_outs);
+    device_move(m, m->device, m->swap_space, step->swap_ins, step->num_swap_ins);
+    m->num_swap_blocks += (uint64_t)(step->num_swap_outs + step->num_swap_ins);
     for (int i = 0; i < step->num_copies; i++)
         MODEL_CHECK(copy_has_entry(m, step, step->copies[i]), "copy %d is for nobody", i);
-    const size_t block_size = (size_t)m->options.block_size;
-    for (int i = 0; i < step->num_copies; i++)
-        memcpy(&m->device[(size_t)step->copies[i].dst_block * block_size],
-               &m->device[(size_t)step->copies[i].src_block * block_size], block_size * sizeof *m->device);
+    device_move(m, m->device, m->device, step->copies, step->num_copies);
     m->num_copies += (uint64_t)step->num_copies;
 }
 
@@ -519,6 +541,7 @@ static void model_finish(model *m)
     qr_sched_get_stats(m->sched, &stats);
     MODEL_CHECK(stats.num_free_blocks == stats.num_blocks && stats.num_live_slots == 0, "%d blocks leaked",
                 stats.num_blocks - stats.num_free_blocks);
+    MODEL_CHECK(stats.num_free_swap_blocks == stats.num_swap_blocks, "swap space leaked");
     MODEL_CHECK(stats.num_running == 0 && stats.num_waiting == 0 && stats.num_running_seqs == 0, "requests leaked");
     MODEL_CHECK(stats.num_preemptions == m->num_preemptions, "preemptions miscounted");
     qr_sched_destroy(m->sched);

@@ -124,6 +124,18 @@ void qr_block_table_trim(qr_block_table *table, qr_block_pool *pool, int32_t num
         qr_block_pool_set_live(pool, last, min_i32(qr_block_pool_num_live(pool, last), num_tokens % block_size));
 }
 
+void qr_block_table_undo_append(qr_block_table *table, qr_block_pool *pool, int32_t num_tokens,
+                                const qr_block_copy *copy)
+{
+    qr_block_table_trim(table, pool, num_tokens);
+    if (!copy) return;
+    int32_t *last = &table->block_ids[table->num_blocks - 1];
+    assert(*last == copy->dst_block);
+    qr_block_pool_touch(pool, &copy->src_block, 1); /* its other holders have it still */
+    qr_block_pool_free(pool, last, 1);
+    *last = copy->src_block;
+}
+
 void qr_block_table_clear(qr_block_table *table, qr_block_pool *pool)
 {
     qr_block_pool_free(pool, table->block_ids, table->num_blocks);

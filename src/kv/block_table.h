@@ -50,6 +50,11 @@ int32_t qr_block_table_blocks_needed(const qr_block_table *table, const qr_block
 QUIRE_MUST_USE quire_status qr_block_table_append(qr_block_table *table, qr_block_pool *pool, int32_t num_tokens,
                                                   qr_block_copy *copy, bool *out_copied);
 
+/* Take back the last append before anything of it was computed: the table has its first num_tokens tokens again.
+ *   copy   what that append emitted, not to be carried out now; NULL if it emitted none */
+void qr_block_table_undo_append(qr_block_table *table, qr_block_pool *pool, int32_t num_tokens,
+                                const qr_block_copy *copy);
+
 /* The slots up to num_computed <= num_tokens now hold K and V of `tokens`: count them as live and make full blocks
  * findable. `tokens` covers at least num_computed tokens. */
 void qr_block_table_commit(qr_block_table *table, qr_block_pool *pool, qr_token_view tokens, int32_t num_computed,

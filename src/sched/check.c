@@ -4,6 +4,7 @@
 
 typedef struct recount {
     int32_t *ref_cnts;         /* [num_blocks] */
+    int32_t *swap_ref_cnts;    /* [num_swap_blocks] */
     uint64_t *last_seen;       /* [num_blocks] arrival of the group counted last */
     bool *rows_used;           /* [max_num_seqs] */
     int num_rows, num_running; /* found on the way */
@@ -42,10 +43,14 @@ static quire_status check_seq(const qr_sched *sched, const qr_seq *seq, recount 
     if ((seq->row >= 0) != running || (seq->status == QR_RUNNING) != computes)
         return qr_fail(error, QUIRE_INVALID, "sequence %d: row %d, status %d in a request of status %d", seq->idx,
                        seq->row, seq->status, request->status);
-    if (!computes && (seq->table.num_blocks > 0 || seq->num_computed_tokens > 0))
+    const bool swapped = request->num_swapped_blocks > 0 && qr_seq_is_live(seq);
+    if (!computes && (seq->table.num_blocks > 0 || (seq->num_computed_tokens > 0 && !swapped)))
         return qr_fail(error, QUIRE_INVALID, "sequence %d: holds blocks with status %d", seq->idx, seq->status);
     if (seq->num_output_tokens > request->max_output_tokens)
         return qr_fail(error, QUIRE_INVALID, "sequence %d: too many outputs", seq->idx);
+    const int block_size = sched->options.block_size;
+    for (int32_t b = 0; swapped && b < (seq->num_computed_tokens + block_size - 1) / block_size; b++)
+        count->swap_ref_cnts[request->swap_block_ids[seq->idx * request->max_swap_blocks + b]]++;
     if (!running) return QUIRE_OK;
     if (seq->row >= sched->options.max_num_seqs || count->rows_used[seq->row])
         return qr_fail(error, QUIRE_INVALID, "sequence %d: row %d is not its own", seq->idx, seq->row);
@@ -57,6 +62,9 @@ static quire_status check_seq(const qr_sched *sched, const qr_seq *seq, recount 
 static quire_status check_request(const qr_sched *sched, const qr_request *request, recount *count, quire_error *error)
 {
     const bool waits = request->status == QR_WAITING || request->status == QR_PREEMPTED;
+    if (request->num_swapped_blocks > 0 && request->status != QR_PREEMPTED)
+        return qr_fail(error, QUIRE_INVALID, "request %llu: in swap space with status %d",
+                       (unsigned long long)request->arrival, request->status);
     if ((request->queue_idx >= 0) != waits)
         return qr_fail(error, QUIRE_INVALID, "request %llu: status %d, place %d in the queue",
                        (unsigned long long)request->arrival, request->status, request->queue_idx);
@@ -120,6 +128,7 @@ static quire_status check_all(const qr_sched *sched, recount *count, quire_error
     }
     QR_TRY(check_running(sched, error));
     QR_TRY(qr_waiting_queue_check(&sched->waiting, error));
+    if (sched->swap_pool) QR_TRY(qr_block_pool_check(sched->swap_pool, count->swap_ref_cnts, error));
     return qr_block_pool_check(sched->pool, count->ref_cnts, error);
 }
 
@@ -127,14 +136,17 @@ quire_status qr_sched_check(const qr_sched *sched, quire_error *error)
 {
     if (sched->in_step) return qr_fail(error, QUIRE_INVALID, "scheduler: checked in the middle of a step");
     const size_t num_blocks = (size_t)qr_block_pool_num_blocks(sched->pool);
-    recount count = {.ref_cnts = qr_calloc(num_blocks, sizeof *count.ref_cnts),
+    const size_t num_swap_blocks = sched->swap_pool ? (size_t)qr_block_pool_num_blocks(sched->swap_pool) : 0;
+    recount count = {.swap_ref_cnts = qr_calloc(num_swap_blocks, sizeof *count.swap_ref_cnts),
+                     .ref_cnts = qr_calloc(num_blocks, sizeof *count.ref_cnts),
                      .last_seen = qr_calloc(num_blocks, sizeof *count.last_seen),
                      .rows_used = qr_calloc((size_t)sched->options.max_num_seqs, sizeof *count.rows_used)};
-    const quire_status status = count.ref_cnts && count.last_seen && count.rows_used
+    const quire_status status = count.swap_ref_cnts && count.ref_cnts && count.last_seen && count.rows_used
                                     ? check_all(sched, &count, error)
                                     : qr_fail_nomem(error, "recount of the scheduler", num_blocks * 12);
     qr_free(count.rows_used);
     qr_free(count.last_seen);
     qr_free(count.ref_cnts);
+    qr_free(count.swap_ref_cnts);
     return status;
 }

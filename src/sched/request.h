@@ -8,7 +8,8 @@
  *   WAITING ──► RUNNING ──► FINISHED_*        a group is admitted, preempted and resumed as a whole;
  *                 │   ▲                       its sequences finish one by one
  *                 ▼   │
- *              PREEMPTED                      blocks freed; resumed by computing prompt and outputs again
+ *              PREEMPTED                      blocks freed; resumed by computing prompt and outputs again, or moved to
+ *                                             swap space as they are (num_swapped_blocks > 0) and back
  *
  * The leading sequence is the first one that is neither finished nor idle. It computes the tokens that all of them
  * share (num_shared_tokens: the prompt of a new group; after a preemption also the outputs that are the same), then the
@@ -65,14 +66,17 @@ struct qr_request {
     uint64_t extra_key;
     bool no_prefix_read;
     bool lockstep;
-    bool forked;               /* RUNNING and no fork ahead: every unfinished sequence runs on its own */
-    int32_t num_cached_tokens; /* prompt tokens found in the prefix cache when first admitted; -1 before */
-    int32_t num_preemptions;   /* how often */
-    int32_t max_blocks;        /* the most blocks that the group can ever hold */
-    int32_t blocks_to_admit;   /* free blocks that it lacked when it was last tried; 0: not tried */
-    int32_t queue_idx;         /* place in the waiting queue; -1 when not in it */
-    qr_request *prev, *next;   /* all unremoved requests of the scheduler */
-    void *user;                /* the engine's */
+    bool forked;                /* RUNNING and no fork ahead: every unfinished sequence runs on its own */
+    int32_t num_cached_tokens;  /* prompt tokens found in the prefix cache when first admitted; -1 before */
+    int32_t num_preemptions;    /* how often */
+    int32_t num_swapped_blocks; /* distinct ones in swap space; 0 when the group is not there */
+    int32_t *swap_block_ids;    /* [n, max_swap_blocks] the tables of a swapped group */
+    int32_t max_swap_blocks;
+    int32_t max_blocks;      /* the most blocks that the group can ever hold */
+    int32_t blocks_to_admit; /* free blocks that it lacked when it was last tried; 0: not tried */
+    int32_t queue_idx;       /* place in the waiting queue; -1 when not in it */
+    qr_request *prev, *next; /* all unremoved requests of the scheduler */
+    void *user;              /* the engine's */
 };
 
 static inline int32_t qr_seq_num_tokens(const qr_seq *seq)

@@ -36,6 +36,10 @@ static quire_status check_options(const qr_sched_options *o, quire_error *error)
                              o->max_chunk_tokens);
     if (o->max_chunk_tokens > 0 && !o->enable_chunked_prefill)
         return qr_fail_param(error, "max_chunk_tokens", "max_chunk_tokens needs chunked prefill, which is off");
+    const bool swaps = o->preemption_mode != QR_PREEMPT_RECOMPUTE;
+    if (swaps && (o->num_swap_blocks < 1 || o->num_swap_blocks > INT32_MAX))
+        return qr_fail_param(error, "swap_space", "preemption by swapping needs 1 to %d blocks of swap space, not %lld",
+                             INT32_MAX, (long long)o->num_swap_blocks);
     return QUIRE_OK;
 }
 
@@ -44,6 +48,19 @@ static quire_status reserve_array(void *out, size_t count, size_t size, const ch
     void *array = qr_calloc(count, size);
     if (!array) return qr_fail_nomem(error, what, count * size);
     memcpy(out, &array, sizeof array);
+    return QUIRE_OK;
+}
+
+static quire_status reserve_swap(qr_sched *sched, quire_error *error)
+{
+    const qr_sched_options *o = &sched->options;
+    const size_t n = (size_t)o->num_swap_blocks;
+    const size_t num_moved = (size_t)(o->num_blocks > o->num_swap_blocks ? o->num_blocks : o->num_swap_blocks);
+    QR_TRY(qr_block_pool_create(o->num_swap_blocks, o->block_size, false, &sched->swap_pool, error));
+    QR_TRY(reserve_array(&sched->swap_outs, n, sizeof *sched->swap_outs, "swap lists", error));
+    QR_TRY(reserve_array(&sched->swap_ins, n, sizeof *sched->swap_ins, "swap lists", error));
+    QR_TRY(reserve_array(&sched->moved_to, num_moved, sizeof *sched->moved_to, "swap map", error));
+    for (size_t i = 0; i < num_moved; i++) sched->moved_to[i] = QR_NO_BLOCK;
     return QUIRE_OK;
 }
 
@@ -61,7 +78,7 @@ static quire_status reserve(qr_sched *sched, quire_error *error)
     QR_TRY(reserve_array(&sched->copies, n, sizeof *sched->copies, "block copies", error));
     QR_TRY(reserve_array(&sched->preempted, n, sizeof(qr_request *), "preempted requests", error));
     for (int row = o->max_num_seqs - 1; row >= 0; row--) sched->free_rows[sched->num_free_rows++] = row;
-    return QUIRE_OK;
+    return o->preemption_mode == QR_PREEMPT_RECOMPUTE ? QUIRE_OK : reserve_swap(sched, error);
 }
 
 quire_status qr_sched_create(const qr_sched_options *options, qr_sched **out, quire_error *error)
@@ -91,6 +108,10 @@ void qr_sched_destroy(qr_sched *sched)
         qr_free(request);
     }
     qr_waiting_queue_deinit(&sched->waiting);
+    qr_free(sched->moved_to);
+    qr_free(sched->swap_ins);
+    qr_free(sched->swap_outs);
+    qr_block_pool_destroy(sched->swap_pool);
     qr_free(sched->preempted);
     qr_free(sched->copies);
     qr_free(sched->entries);
@@ -137,13 +158,15 @@ quire_status qr_sched_validate(const qr_sched *sched, const qr_request_params *p
     return QUIRE_OK;
 }
 
-/* One allocation: the request, its sequences, the prompt, the sequences' outputs. Untouched output pages cost no
- * memory until they are written. */
-static quire_status request_create(const qr_request_params *p, qr_request **out, quire_error *error)
+/* One allocation: the request, its sequences, the prompt, tables for swap space (0 blocks: none), the outputs.
+ * Untouched output pages cost no memory until they are written. */
+static quire_status request_create(const qr_request_params *p, int32_t max_swap_blocks, qr_request **out,
+                                   quire_error *error)
 {
     const size_t seqs_at = sizeof(qr_request);
     const size_t prompt_at = seqs_at + (size_t)p->n * sizeof(qr_seq);
-    const size_t outputs_at = prompt_at + (size_t)p->num_prompt_tokens * sizeof(int32_t);
+    const size_t swap_at = prompt_at + (size_t)p->num_prompt_tokens * sizeof(int32_t);
+    const size_t outputs_at = swap_at + (size_t)p->n * (size_t)max_swap_blocks * sizeof(int32_t);
     size_t output_bytes, bytes;
     if (qr_mul_overflow((size_t)p->n, (size_t)p->max_output_tokens * sizeof(int32_t), &output_bytes) ||
         __builtin_add_overflow(outputs_at, output_bytes, &bytes))
@@ -158,7 +181,9 @@ static quire_status request_create(const qr_request_params *p, qr_request **out,
     request->num_prompt_tokens = p->num_prompt_tokens;
     request->max_output_tokens = p->max_output_tokens;
     request->prompt_token_ids = (int32_t *)(slab + prompt_at);
-    memcpy(request->prompt_token_ids, p->prompt_token_ids, outputs_at - prompt_at);
+    memcpy(request->prompt_token_ids, p->prompt_token_ids, swap_at - prompt_at);
+    request->swap_block_ids = (int32_t *)(slab + swap_at);
+    request->max_swap_blocks = max_swap_blocks;
     request->seqs = (qr_seq *)(slab + seqs_at);
     for (int i = 0; i < p->n; i++)
         request->seqs[i] =
@@ -184,7 +209,9 @@ quire_status qr_sched_add(qr_sched *sched, const qr_request_params *params, qr_r
     if (sched->num_requests == INT32_MAX) return qr_fail_nomem(error, "one more request", 0);
     QR_TRY(qr_waiting_queue_reserve(&sched->waiting, sched->num_requests + 1, error));
     qr_request *request = NULL;
-    QR_TRY(request_create(params, &request, error));
+    const int32_t max_slots = params->num_prompt_tokens + params->max_output_tokens - 1;
+    const int64_t max_swap_blocks = sched->swap_pool ? ceil_div(max_slots, sched->options.block_size) : 0;
+    QR_TRY(request_create(params, (int32_t)max_swap_blocks, &request, error));
     request->priority = sched->options.policy == QR_SCHED_PRIORITY ? params->priority : 0;
     request->arrival = ++sched->last_arrival;
     request->max_blocks = (int32_t)max_group_blocks(params, sched->options.block_size);
@@ -218,6 +245,7 @@ void qr_sched_abort(qr_sched *sched, qr_request *request)
         qr_sched_remove_running(sched, request);
     else
         qr_waiting_queue_remove(&sched->waiting, request);
+    qr_sched_free_swapped(sched, request);
     for (int i = request->n - 1; i >= 0; i--) {
         qr_seq *seq = &request->seqs[i];
         if (qr_request_status_finished(seq->status)) continue;
@@ -351,10 +379,13 @@ void qr_sched_get_stats(const qr_sched *sched, qr_sched_stats *out)
         .num_waiting = sched->waiting.num_requests,
         .num_blocks = qr_block_pool_num_blocks(sched->pool),
         .num_free_blocks = qr_block_pool_num_free(sched->pool),
+        .num_swap_blocks = sched->swap_pool ? qr_block_pool_num_blocks(sched->swap_pool) : 0,
+        .num_free_swap_blocks = sched->swap_pool ? qr_block_pool_num_free(sched->swap_pool) : 0,
         .num_live_slots = qr_block_pool_num_live_slots(sched->pool),
         .live_slot_fraction = sched->num_steps > 0 ? sched->live_fraction_sum / (double)sched->num_steps : 0,
         .num_steps = sched->num_steps,
         .num_preemptions = sched->num_preemptions,
+        .num_swapped_groups = sched->num_swapped_groups,
         .prefix_queries = sched->prefix_queries,
         .prefix_hits = sched->prefix_hits,
     };

@@ -6,8 +6,8 @@
  *
  * One step, always in this order:
  *   qr_sched_schedule(&step)    entries (sequence, first position, how many tokens), block copies, preempted requests
- *     the engine copies blocks, computes the entries' tokens, samples where `samples` says so
- *   qr_sched_commit_step()      those tokens are computed now; full blocks become findable; groups fork
+ *     the engine swaps blocks out, in, copies blocks (in this order), computes the entries' tokens, samples where
+ * `samples` says so qr_sched_commit_step()      those tokens are computed now; full blocks become findable; groups fork
  *   qr_sched_append_token() for every sampled sequence, qr_sched_finish_seq() for those that are done;
  *     beam search first rearranges its sequences with qr_sched_drop_seq() and qr_sched_fork_seq()
  * add, abort, remove, reset: any time except between schedule and commit_step.
@@ -16,7 +16,8 @@
  * The budget of max_num_batched_tokens goes to running sequences in order (one token is kept back for each that
  * follows, so every running sequence advances in every step, but for lockstep groups after a preemption), then to
  * waiting requests in order; the first one that does not fit ends the step. When a running sequence gets no block, the
- * last running group is preempted, if need be its own, and nothing is admitted in that step. A group is admitted only
+ * last running group is preempted, if need be its own, and nothing is admitted in that step. Its blocks are freed
+ * and computed again later, or moved to swap space and back, the whole group or nothing. A group is admitted only
  * if all tokens that it has now fit beside what the running groups still need for theirs and 32 more for each running
  * sequence (of those, no more than an eighth of the pool): without that room to grow, admitted groups are soon
  * preempted again.
@@ -41,8 +42,15 @@ typedef enum qr_sched_policy {
     QR_SCHED_PRIORITY /* by (priority, arrival) */
 } qr_sched_policy;
 
+typedef enum qr_preemption_mode {
+    QR_PREEMPT_RECOMPUTE,
+    QR_PREEMPT_SWAP, /* recompute when the swap space is full */
+    QR_PREEMPT_AUTO  /* whichever is cheaper by qr_sched_set_costs */
+} qr_preemption_mode;
+
 typedef struct qr_sched_options {
     int64_t num_blocks;
+    int64_t num_swap_blocks; /* blocks of swap space; > 0 for SWAP and AUTO, else unused */
     int block_size;
     int max_num_seqs;               /* sequences of admitted groups at most */
     int32_t max_num_batched_tokens; /* budget of a step; raised to max_num_seqs, without chunked prefill also to
@@ -52,10 +60,11 @@ typedef struct qr_sched_options {
     bool enable_chunked_prefill;    /* false: a prompt is computed in one step (a resumed group's outputs may be cut) */
     bool enable_prefix_caching;
     qr_sched_policy policy;
+    qr_preemption_mode preemption_mode;
 } qr_sched_options;
 
-/* block_size 16, max_num_seqs 128, max_num_batched_tokens 2048, chunked prefill and prefix caching on, fcfs; num_blocks
- * and max_model_len are 0 and must be set. */
+/* block_size 16, max_num_seqs 128, max_num_batched_tokens 2048, chunked prefill and prefix caching on, fcfs,
+ * recompute; num_blocks and max_model_len are 0 and must be set. */
 void qr_sched_options_init(qr_sched_options *options);
 
 /* Create the pool and reserve all that steps need: O(num_blocks * block_size + max_num_seqs * max_model_len).
@@ -118,7 +127,11 @@ typedef struct qr_sched_step {
     const qr_sched_entry
         *entries; /* [num_entries] at most one per sequence; all arrays valid until the next schedule */
     int num_entries;
-    int32_t num_tokens;          /* sum of num_new_tokens */
+    int32_t num_tokens;             /* sum of num_new_tokens */
+    const qr_block_copy *swap_outs; /* [num_swap_outs] src_block in the pool, dst_block in swap space; first of all */
+    int num_swap_outs;
+    const qr_block_copy *swap_ins; /* [num_swap_ins] src_block in swap space, dst_block in the pool; before copies */
+    int num_swap_ins;
     const qr_block_copy *copies; /* [num_copies] carry out in this order, before anything of the step is written */
     int num_copies;
     qr_request *const *preempted; /* [num_preempted] for logging; none of them has an entry */
@@ -127,6 +140,9 @@ typedef struct qr_sched_step {
 
 /* Choose the next step. Nothing to do: num_entries 0. No allocation, cannot fail. */
 void qr_sched_schedule(qr_sched *sched, qr_sched_step *out);
+
+/* Measured costs, for QR_PREEMPT_AUTO: of computing one token, and of moving one block one way. Any time. */
+void qr_sched_set_costs(qr_sched *sched, double compute_us_per_token, double swap_us_per_block);
 
 /* All of the scheduled tokens have been computed. */
 void qr_sched_commit_step(qr_sched *sched);
@@ -155,8 +171,10 @@ typedef struct qr_sched_stats {
     int num_running, num_running_seqs; /* admitted requests and their unfinished sequences */
     int num_waiting;                   /* requests, preempted ones included */
     int32_t num_blocks, num_free_blocks;
+    int32_t num_swap_blocks, num_free_swap_blocks;
     int64_t num_live_slots;               /* computed tokens in blocks in use, shared blocks once */
     double live_slot_fraction;            /* live slots / slots of blocks in use at commit, mean over steps; 0 before */
+    uint64_t num_swapped_groups;          /* preemptions that moved the group to swap space */
     uint64_t num_steps, num_preemptions;  /* steps with at least one entry */
     uint64_t prefix_queries, prefix_hits; /* tokens, counted when a request is first admitted */
 } qr_sched_stats;

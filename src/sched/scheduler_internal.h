@@ -1,4 +1,5 @@
-/* scheduler_internal: the scheduler's state, shared by scheduler.c (requests, life), step.c (a step) and check.c. */
+/* scheduler_internal: the scheduler's state, shared by scheduler.c (requests, life), step.c (a step),
+ * swap.c (groups to swap space and back) and check.c. */
 #ifndef QR_SCHED_SCHEDULER_INTERNAL_H
 #define QR_SCHED_SCHEDULER_INTERNAL_H
 
@@ -29,7 +30,13 @@ struct qr_sched {
     int num_entries, num_copies, num_preempted;
     int32_t num_tokens;
 
-    uint64_t num_steps, num_preemptions, prefix_queries, prefix_hits;
+    qr_block_pool *swap_pool;            /* blocks of swap space, never cached; NULL without */
+    qr_block_copy *swap_outs, *swap_ins; /* [num_swap_blocks] of the current step */
+    int num_swap_outs, num_swap_ins;
+    int32_t *moved_to; /* [max(num_blocks, num_swap_blocks)] all QR_NO_BLOCK between calls */
+    double compute_us_per_token, swap_us_per_block;
+
+    uint64_t num_swapped_groups, num_steps, num_preemptions, prefix_queries, prefix_hits;
     double live_fraction_sum; /* over num_steps */
 };
 
@@ -48,6 +55,13 @@ static inline bool qr_seq_is_live(const qr_seq *seq)
 }
 /* Free the sequence's blocks and its row. */
 void qr_sched_release_seq(qr_sched *sched, qr_seq *seq);
+/* Copy the group's tables to swap space; its num_computed_tokens are to stay. The caller frees the tables' blocks.
+ *   returns   false: swap space is off, dearer than computing, or too full; nothing has changed */
+bool qr_sched_swap_out(qr_sched *sched, qr_request *request);
+/* Fill the group's empty tables from swap space; there are num_swapped_blocks free blocks. */
+void qr_sched_swap_in(qr_sched *sched, qr_request *request);
+/* Give up the group's blocks in swap space, if any. */
+void qr_sched_free_swapped(qr_sched *sched, qr_request *request);
 /* Into and out of the running requests; keeps num_running_seqs. */
 void qr_sched_insert_running(qr_sched *sched, qr_request *request);
 void qr_sched_remove_running(qr_sched *sched, qr_request *request);

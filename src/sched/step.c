@@ -72,25 +72,44 @@ static int32_t shared_tokens(const qr_request *request)
     return num_shared;
 }
 
-/* The last running group gives back all its blocks and waits to be computed again. */
-static qr_request *preempt_last(qr_sched *sched)
+/* Take a group's entries out of the step again; they are the last ones. */
+static void withdraw_entries(qr_sched *sched, int first_entry, int first_copy)
 {
-    qr_request *request = sched->running[sched->num_running - 1];
+    int next_copy = first_copy;
+    for (int i = first_entry; i < sched->num_entries; i++) {
+        const qr_sched_entry *entry = &sched->entries[i];
+        qr_block_table *table = &entry->seq->table;
+        const int32_t first_block = table->block_ids[entry->start / sched->options.block_size];
+        const bool copied = next_copy < sched->num_copies && sched->copies[next_copy].dst_block == first_block;
+        qr_block_table_undo_append(table, sched->pool, entry->start, copied ? &sched->copies[next_copy++] : NULL);
+        sched->num_tokens -= entry->num_new_tokens;
+    }
+    sched->num_entries = first_entry;
+    sched->num_copies = first_copy;
+}
+
+/* A running group without entries gives back all its blocks and waits. */
+static void preempt(qr_sched *sched, qr_request *request)
+{
     qr_sched_remove_running(sched, request);
+    const bool swapped = qr_sched_swap_out(sched, request);
     for (int i = request->n - 1; i >= 0; i--) {
         qr_seq *seq = &request->seqs[i];
         if (qr_request_status_finished(seq->status)) continue;
+        const int32_t num_computed = seq->num_computed_tokens;
         qr_sched_release_seq(sched, seq);
+        if (swapped) seq->num_computed_tokens = num_computed;
         if (seq->status != QR_IDLE) seq->status = QR_PREEMPTED;
     }
-    if (request->forked) request->num_shared_tokens = shared_tokens(request);
+    if (!swapped) {
+        if (request->forked) request->num_shared_tokens = shared_tokens(request);
+        request->forked = false;
+    }
     request->status = QR_PREEMPTED;
-    request->forked = false;
     request->num_preemptions++;
     qr_waiting_queue_push(&sched->waiting, request);
     sched->preempted[sched->num_preempted++] = request;
     sched->num_preemptions++;
-    return request;
 }
 
 /* ---- running groups ---------------------------------------------------------------------------- */
@@ -101,7 +120,6 @@ static qr_request *preempt_last(qr_sched *sched)
 static bool schedule_running(qr_sched *sched, qr_request *request, int *num_active_after)
 {
     const int first_entry = sched->num_entries, first_copy = sched->num_copies;
-    const int32_t first_token = sched->num_tokens;
     const bool samples = may_sample(request);
     int num_active_here = num_active(request);
     assert(num_active_here >= 1);
@@ -115,14 +133,13 @@ static bool schedule_running(qr_sched *sched, qr_request *request, int *num_acti
         const int32_t num_new = cap_chunk(sched, min_i32(missing, budget - num_active_here - *num_active_after));
         assert(num_new >= 1);
         while (!append_slots(sched, seq, num_new)) {
-            const qr_request *victim = preempt_last(sched);
-            if (victim == request) {
-                sched->num_entries = first_entry;
-                sched->num_copies = first_copy;
-                sched->num_tokens = first_token;
-                return false;
-            }
-            *num_active_after -= num_active(victim);
+            qr_request *victim = sched->running[sched->num_running - 1];
+            if (victim == request)
+                withdraw_entries(sched, first_entry, first_copy);
+            else
+                *num_active_after -= num_active(victim);
+            preempt(sched, victim);
+            if (victim == request) return false;
         }
         push_entry(sched, seq, num_new);
     }
@@ -170,11 +187,36 @@ static int64_t headroom_blocks(const qr_sched *sched)
     return blocks < most ? blocks : most;
 }
 
+/* Bring a swapped group back and schedule it like any running one.
+ *   returns   false: it does not fit now; nothing has changed */
+static bool admit_swapped(qr_sched *sched, qr_request *request, int64_t promised)
+{
+    const int32_t budget = sched->options.max_num_batched_tokens - sched->num_tokens;
+    const int32_t wanted = qr_request_blocks_wanted(request, sched->options.block_size);
+    if (budget < num_active(request) || wanted + promised > qr_block_pool_num_free(sched->pool)) return false;
+    qr_waiting_queue_remove(&sched->waiting, request);
+    qr_sched_take_rows(sched, request);
+    qr_sched_swap_in(sched, request);
+    const qr_seq *lead = qr_request_lead(request);
+    for (int i = 0; i < request->n; i++) {
+        qr_seq *seq = &request->seqs[i];
+        if (qr_seq_is_live(seq) && (request->forked || seq == lead)) seq->status = QR_RUNNING;
+    }
+    request->status = QR_RUNNING;
+    qr_sched_insert_running(sched, request);
+    int num_active_after = 0;
+    const bool scheduled = schedule_running(sched, request, &num_active_after);
+    assert(scheduled && sched->num_preempted == 0);
+    (void)scheduled;
+    return true;
+}
+
 /* Start the group at the top of the waiting queue: its leading sequence computes what the budget allows.
  *   promised   free blocks that it must leave
  *   returns    false: it does not fit now; nothing has changed */
 static bool admit(qr_sched *sched, qr_request *request, int64_t promised)
 {
+    if (request->num_swapped_blocks > 0) return admit_swapped(sched, request, promised);
     qr_block_pool *pool = sched->pool;
     qr_seq *lead = qr_request_lead(request);
     const bool alone = num_live(request) == 1;
@@ -237,6 +279,7 @@ void qr_sched_schedule(qr_sched *sched, qr_sched_step *out)
 {
     assert(!sched->in_step);
     sched->num_entries = sched->num_copies = sched->num_preempted = 0;
+    sched->num_swap_outs = sched->num_swap_ins = 0;
     sched->num_tokens = 0;
     schedule_all_running(sched);
     if (sched->num_preempted == 0) admit_waiting(sched);
@@ -245,6 +288,10 @@ void qr_sched_schedule(qr_sched *sched, qr_sched_step *out)
         .entries = sched->entries,
         .num_entries = sched->num_entries,
         .num_tokens = sched->num_tokens,
+        .swap_outs = sched->swap_outs,
+        .num_swap_outs = sched->num_swap_outs,
+        .swap_ins = sched->swap_ins,
+        .num_swap_ins = sched->num_swap_ins,
         .copies = sched->copies,
         .num_copies = sched->num_copies,
         .preempted = sched->preempted,
