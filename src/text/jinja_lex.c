@@ -118,7 +118,7 @@ static void lex_raw(lexer *lx, size_t start)
         advance_to(lx, end);
         return;
     }
-    qr_jrun_raise(lx->run, "Missing end of raw directive");
+    if (start < lx->len) qr_jrun_raise(lx->run, "Missing end of raw directive");
 }
 
 static void lex_comment(lexer *lx, size_t start)
@@ -130,7 +130,7 @@ static void lex_comment(lexer *lx, size_t start)
         advance_to(lx, end);
         return;
     }
-    qr_jrun_raise(lx->run, "Missing end of comment tag");
+    if (start < lx->len) qr_jrun_raise(lx->run, "Missing end of comment tag");
 }
 
 /* ---- inside {{ }} and {% %} ----------------------------------------------------------------------------------- */

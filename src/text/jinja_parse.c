@@ -60,12 +60,21 @@ static qr_jnode *parse_if(qr_jparser *p)
     return node;
 }
 
+static void refuse_loop_target(qr_jparser *p, const qr_jnode *target)
+{
+    if (target->op == QR_JN_NAME && qr_jval_is_text(target->value, "loop", 4))
+        qr_jrun_raise(p->run, "Can't assign to special loop variable in for-loop target");
+    if (target->op == QR_JN_TUPLE)
+        for (const qr_jnode *item = target->a; item; item = item->next) refuse_loop_target(p, item);
+}
+
 static qr_jnode *parse_for(qr_jparser *p)
 {
     static const char *const ends[] = {"endfor", "else", NULL};
     qr_jnode *node = qr_jparse_node(p, QR_JN_FOR, p->token->line);
     next(p);
     node->a = qr_jparse_target(p, "in", false);
+    refuse_loop_target(p, node->a);
     if (!qr_jparse_skip_name(p, "in")) qr_jparse_unexpected(p, "'in'");
     node->b = qr_jparse_tuple(p, false, "recursive", false);
     bool soft = p->soft;
@@ -141,8 +150,11 @@ static void parse_macro_body(qr_jparser *p, qr_jnode *macro, const char *end)
     p->loop_depth = 0;
     macro->c = parse_scope(p, end);
     macro->flags = p->uses;
-    for (const qr_jnode *param = macro->a; param; param = param->next)
-        if (qr_jval_is_text(param->value, "caller", 6)) macro->flags &= (uint8_t)~QR_J_USES_CALLER;
+    for (const qr_jnode *param = macro->a; param; param = param->next) {
+        if (!qr_jval_is_text(param->value, "caller", 6) || !(macro->flags & QR_J_USES_CALLER)) continue;
+        if (!param->a) qr_jrun_raise(p->run, "the special \"caller\" argument must be omitted or have a default");
+        macro->flags &= (uint8_t)~QR_J_USES_CALLER;
+    }
     p->uses |= outer_uses;
     p->loop_depth = outer_depth;
 }
