@@ -105,6 +105,11 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/libapp.a $(BUILD)/libquire.a
 	@echo '  LD   $@'
 	$(Q)$(LINK_TEST) -fsanitize=fuzzer $(BUILD)/libapp.a $(BUILD)/libquire.a $(LIBS)
 
+$(BUILD)/bench/%: bench/%.c $(BUILD)/libquire.a
+	@mkdir -p $(@D)
+	@echo '  LD   $@'
+	$(Q)$(LINK_TEST) $(BUILD)/libquire.a $(LIBS)
+
 $(BUILD)/examples/%: examples/%.c $(BUILD)/libquire.so
 	@mkdir -p $(@D)
 	@echo '  LD   $@'
