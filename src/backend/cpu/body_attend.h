@@ -187,13 +187,13 @@ static void merge(float *m, float *l, float *o, float later_m, float later_l, co
 }
 
 /* The table of the instruction set that includes this. */
-#define KERNEL_TABLE(set_name, is_supported)                                                                        \
-    {                                                                                                               \
-        .name = set_name, .supported = is_supported, .strip_panels = 4, .linear_float = linear_float,               \
-        .linear_lowbit = linear_lowbit, .quantize_row = quantize_row, .store_rows = store_rows,                     \
-        .rms_norm_row = rms_norm_row, .layer_norm_row = layer_norm_row, .act_row = act_row, .rope_head = rope_head, \
-        .f16_row = f16_row, .scale_row = scale_row, .add_row = add_row, .attend = attend, .merge = merge,           \
-        .row_stats = row_stats, .exp_row = exp_row                                                                  \
+#define KERNEL_TABLE(set_name, is_supported)                                                                       \
+    {                                                                                                              \
+        .name = set_name, .supported = is_supported, .linear_float = linear_float, .linear_lowbit = linear_lowbit, \
+        .quantize_row = quantize_row, .store_rows = store_rows, .rms_norm_row = rms_norm_row,                      \
+        .layer_norm_row = layer_norm_row, .act_row = act_row, .rope_head = rope_head, .f16_row = f16_row,          \
+        .scale_row = scale_row, .add_row = add_row, .attend = attend, .merge = merge, .row_stats = row_stats,      \
+        .exp_row = exp_row                                                                                         \
     }
 
 #endif

@@ -11,8 +11,8 @@
 
 enum {
     QR_TOKEN_BLOCK = 96, /* tokens of one linear tile: a multiple of every register tile */
-    QR_STRIP_PANELS = 4, /* panels that a linear tile multiplies at once */
-    QR_MAX_LINEAR_WEIGHTS = 4
+    QR_STRIP_PANELS = 4, /* panels that one kernel call multiplies */
+    QR_RUN_PANELS = 32   /* panels whose accumulators a thread holds */
 };
 
 /* A softmax part: rows of (max, sum, out). */
@@ -22,7 +22,7 @@ typedef struct qr_attend_part {
 } qr_attend_part;
 
 typedef struct qr_thread_scratch {
-    _Alignas(64) float acc[QR_TOKEN_BLOCK * QR_STRIP_PANELS * QR_PANEL]; /* linear */
+    _Alignas(64) float acc[QR_TOKEN_BLOCK * QR_RUN_PANELS * QR_PANEL]; /* linear */
     float scores[QR_ATTEND_ROWS * QR_ATTEND_TILE];
     float out[3][QR_ATTEND_ROWS * QR_MAX_HEAD_SIZE]; /* tile, segment, all */
     float m[2][QR_ATTEND_ROWS], l[2][QR_ATTEND_ROWS];

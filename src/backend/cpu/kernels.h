@@ -102,7 +102,6 @@ typedef struct qr_attend_tile {
 typedef struct qr_cpu_kernels {
     const char *name;
     bool (*supported)(void);
-    int strip_panels; /* panels that one call of linear should get, at least */
 
     /* acc[t][16 p + r] += the products of columns [0, k) of num_panels panels, panel_bytes apart, from `w` on. */
     void (*linear_float)(qr_dtype dtype, const void *w, size_t panel_bytes, int num_panels, int64_t k, const float *x,

@@ -41,17 +41,16 @@ INLINE void dot_part(const qr_lowbit f, const uint8_t *codes, size_t panel_bytes
                 hi[p] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
             }
             UNROLL
-            for (int t = 0; t < T; t++) {
-                if (first == 0) {
-                    __m512i a = quad(x + t * ld_x, j);
-                    UNROLL
-                    for (int p = 0; p < P; p++) sum[t][p] = _mm512_dpbusd_epi32(sum[t][p], lo[p], a);
-                }
-                if (end == 8) {
-                    __m512i a = quad(x + t * ld_x, j + 4);
-                    UNROLL
-                    for (int p = 0; p < P; p++) sum[t][p] = _mm512_dpbusd_epi32(sum[t][p], hi[p], a);
-                }
+            for (int t = 0; t < T && first == 0; t++) {
+                __m512i a = quad(x + t * ld_x, j);
+                UNROLL
+                for (int p = 0; p < P; p++) sum[t][p] = _mm512_dpbusd_epi32(sum[t][p], lo[p], a);
+            }
+            UNROLL
+            for (int t = 0; t < T && end == 8; t++) {
+                __m512i a = quad(x + t * ld_x, j + 4);
+                UNROLL
+                for (int p = 0; p < P; p++) sum[t][p] = _mm512_dpbusd_epi32(sum[t][p], hi[p], a);
             }
         }
         return;

@@ -1,14 +1,14 @@
 /* linear: y = x W^T on packed panels.
  *
- *   quantize x (low-bit weights only)  ─►  tiles of (96 tokens) x (a run of panels)  ─►  strips of 4 panels:
- *   a strip times all tokens of the tile, in blocks of columns that keep the operands in the caches  ─►  store */
+ *   quantize x (low-bit weights only)  ─►  tiles of (96 tokens) x (a run of panels)  ─►  for each block of
+ *   1024 columns, for each strip of 4 panels: the strip times the tile's tokens, into accumulators  ─►  store */
 #include <assert.h>
 #include <string.h>
 
 #include "backend/cpu/cpu_backend.h"
 
 enum {
-    COLUMN_BLOCK = 2048,     /* columns of one pass over a strip; a multiple of 256 */
+    COLUMN_BLOCK = 1024,     /* a multiple of 256 */
     TILE_MACS = 1 << 20,     /* a tile should be worth about this many multiplications */
     TILES_PER_THREAD = 4,    /* or less, to keep the threads evenly busy */
     QUANTIZE_GRAIN = 1 << 13 /* values */
@@ -37,30 +37,55 @@ static void quantize_rows(void *ctx, int64_t first, int64_t end, int thread_idx)
         job->cpu->kernels->quantize_row(job->x + t * job->ld_x, job->k, job->cpu->act + t * job->groups);
 }
 
-/* `count` panels of one weight from `first` on, times tokens [t, t + n). */
-static void multiply_strip(const linear_job *job, const qr_weight *w, const float *bias, int64_t out_col, int64_t first,
-                           int count, int t, int n, float *acc)
+/* A run of panels of one weight, at most QR_RUN_PANELS. */
+typedef struct panel_run {
+    const qr_weight *w;
+    const float *bias;
+    int64_t first, out_col; /* first panel; first output of the weight */
+    int count;
+} panel_run;
+
+/* Columns [k, k + cols) of a strip of `count` panels from `first` on, times tokens [t, t + n), added to acc. */
+static void multiply_strip(const linear_job *job, const qr_weight *w, int64_t first, int count, int64_t k, int64_t cols,
+                           int t, int n, float *acc)
 {
     const qr_cpu_kernels *kernels = job->cpu->kernels;
     const uint8_t *panel = w->panels + (size_t)first * w->panel_bytes;
-    const int64_t ld_acc = (int64_t)count * QR_PANEL;
-    memset(acc, 0, (size_t)n * (size_t)ld_acc * sizeof *acc);
+    const int64_t ld_acc = QR_STRIP_PANELS * QR_PANEL;
     qr_lowbit f = qr_lowbit_format(w->dtype);
-    size_t col_bytes = w->dtype == QR_F32 ? 64 : 32;
+    if (f.bits)
+        kernels->linear_lowbit(w->dtype, panel + (size_t)(k / qr_lowbit_unit_cols(f)) * qr_lowbit_unit_bytes(f),
+                               w->panel_bytes, count, cols, job->cpu->act + t * job->groups + k / QR_GROUP, job->groups,
+                               n, acc, ld_acc);
+    else
+        kernels->linear_float(w->dtype, panel + (size_t)k * (w->dtype == QR_F32 ? 64 : 32), w->panel_bytes, count, cols,
+                              job->x + t * job->ld_x + k, job->ld_x, n, acc, ld_acc);
+}
+
+/* Blocks of columns outside, strips inside: the block's activations stay in the second-level cache, a strip's weights
+ * in the first. */
+static void multiply_run(const linear_job *job, const panel_run *run, int t, int n, float *acc)
+{
+    const int64_t strip_acc = (int64_t)QR_TOKEN_BLOCK * QR_STRIP_PANELS * QR_PANEL;
+    const int64_t ld_acc = QR_STRIP_PANELS * QR_PANEL;
+    int num_strips = (run->count + QR_STRIP_PANELS - 1) / QR_STRIP_PANELS;
+    for (int s = 0; s < num_strips; s++) memset(acc + s * strip_acc, 0, (size_t)(n * ld_acc) * sizeof *acc);
     for (int64_t k = 0; k < job->k; k += COLUMN_BLOCK) {
         int64_t cols = job->k - k < COLUMN_BLOCK ? job->k - k : COLUMN_BLOCK;
-        if (f.bits)
-            kernels->linear_lowbit(w->dtype, panel + (size_t)(k / qr_lowbit_unit_cols(f)) * qr_lowbit_unit_bytes(f),
-                                   w->panel_bytes, count, cols, job->cpu->act + t * job->groups + k / QR_GROUP,
-                                   job->groups, n, acc, ld_acc);
-        else
-            kernels->linear_float(w->dtype, panel + (size_t)k * col_bytes, w->panel_bytes, count, cols,
-                                  job->x + t * job->ld_x + k, job->ld_x, n, acc, ld_acc);
+        for (int s = 0; s < num_strips; s++) {
+            int p = s * QR_STRIP_PANELS, left = run->count - p;
+            multiply_strip(job, run->w, run->first + p, left < QR_STRIP_PANELS ? left : QR_STRIP_PANELS, k, cols, t, n,
+                           acc + s * strip_acc);
+        }
     }
-    int64_t col = first * QR_PANEL, cols = w->num_rows - col;
-    if (cols > ld_acc) cols = ld_acc;
-    kernels->store_rows(acc, ld_acc, bias ? bias + col : NULL, job->accumulate, n, cols,
-                        job->y + t * job->ld_y + out_col + col, job->ld_y);
+    for (int s = 0; s < num_strips; s++) {
+        int64_t col = (run->first + s * QR_STRIP_PANELS) * QR_PANEL, cols = run->w->num_rows - col;
+        int64_t end = (run->first + run->count) * QR_PANEL;
+        if (cols > end - col) cols = end - col;
+        if (cols > ld_acc) cols = ld_acc;
+        job->cpu->kernels->store_rows(acc + s * strip_acc, ld_acc, run->bias ? run->bias + col : NULL, job->accumulate,
+                                      n, cols, job->y + t * job->ld_y + run->out_col + col, job->ld_y);
+    }
 }
 
 static void linear_tile(void *ctx, int tile, int thread_idx)
@@ -74,10 +99,10 @@ static void linear_tile(void *ctx, int tile, int thread_idx)
         const qr_weight *w = job->weights[i];
         int64_t p = first > before ? first - before : 0;
         int64_t stop = end - before < w->num_panels ? end - before : w->num_panels;
-        for (; p < stop; p += QR_STRIP_PANELS) {
-            int count = stop - p < QR_STRIP_PANELS ? (int)(stop - p) : QR_STRIP_PANELS;
-            multiply_strip(job, w, job->biases ? job->biases[i] : NULL, out_col, p, count, t, n,
-                           job->cpu->threads[thread_idx].acc);
+        for (; p < stop; p += QR_RUN_PANELS) {
+            panel_run run = {w, job->biases ? job->biases[i] : NULL, p, out_col, QR_RUN_PANELS};
+            if (stop - p < QR_RUN_PANELS) run.count = (int)(stop - p);
+            multiply_run(job, &run, t, n, job->cpu->threads[thread_idx].acc);
         }
         before += w->num_panels;
         out_col += w->num_rows;
