@@ -64,6 +64,7 @@ __attribute__((target("avx512f,avx512vnni"))) static void peak_avx512(void *ctx,
     (void)tile, (void)thread;
     __m512 f[12];
     __m512i n[12];
+#pragma GCC unroll 12
     for (int i = 0; i < 12; i++) f[i] = _mm512_set1_ps(0.1f), n[i] = _mm512_setzero_si512();
     __m512 m = _mm512_set1_ps(0.999f);
     __m512i a = _mm512_set1_epi8(3);
@@ -90,6 +91,7 @@ __attribute__((target("avx2,fma"))) static void peak_avx2(void *ctx, int tile, i
     (void)tile, (void)thread;
     __m256 f[12];
     __m256i n[12];
+#pragma GCC unroll 12
     for (int i = 0; i < 12; i++) f[i] = _mm256_set1_ps(0.1f), n[i] = _mm256_setzero_si256();
     __m256 m = _mm256_set1_ps(0.999f);
     __m256i a = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);

@@ -4,7 +4,8 @@
  *
  * Included once by each kernels_*.c, which defines before:
  *   enum { LOWBIT_TOKENS, LOWBIT_PANELS }   the low-bit register tile, at most 8 x 4
- *   lowbit_tile(format, w, panel_bytes, k, x, ld_x, T, P, acc, ld_acc)   always inlined, with constant format, T, P */
+ *   lowbit_tile(format, w, panel_bytes, ahead, k, x, ld_x, T, P, acc, ld_acc)   always inlined, with constant format,
+ * T, P; `ahead` bytes from what it reads lies what will be read next, to be prefetched */
 #ifndef QR_BACKEND_CPU_BODY_LINEAR_H
 #define QR_BACKEND_CPU_BODY_LINEAR_H
 
@@ -18,8 +19,8 @@ INLINE v16 load_weights(qr_dtype dtype, const uint8_t *w)
     return v16_load((const float *)w);
 }
 
-INLINE void float_tile(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, int64_t k, const float *x, int64_t ld_x,
-                       const int T, const int P, float *acc, int64_t ld_acc)
+INLINE void float_tile(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, size_t ahead, int64_t k, const float *x,
+                       int64_t ld_x, const int T, const int P, float *acc, int64_t ld_acc)
 {
     const size_t step = dtype == QR_F32 ? 64 : 32;
     v16 sum[V16_TOKENS][4];
@@ -29,7 +30,10 @@ INLINE void float_tile(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, int
     for (int64_t i = 0; i < k; i++, w += step) {
         v16 b[4];
         UNROLL
-        for (int p = 0; p < P; p++) b[p] = load_weights(dtype, w + (size_t)p * panel_bytes);
+        for (int p = 0; p < P; p++) {
+            b[p] = load_weights(dtype, w + (size_t)p * panel_bytes);
+            prefetch(w + (size_t)p * panel_bytes + ahead, 1);
+        }
         UNROLL
         for (int t = 0; t < T; t++) {
             v16 a = v16_set1(x[t * ld_x + i]);
@@ -46,9 +50,10 @@ INLINE void float_panels(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, c
                          int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)
 {
     int t = 0;
-    for (; t + V16_TOKENS <= num_tokens; t += V16_TOKENS)
-        float_tile(dtype, w, panel_bytes, k, x + t * ld_x, ld_x, V16_TOKENS, P, acc + t * ld_acc, ld_acc);
-#define CALL(n) float_tile(dtype, w, panel_bytes, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
+    size_t ahead = (size_t)P * panel_bytes; /* the first tile fetches the next panels, the others have nothing to add */
+    for (; t + V16_TOKENS <= num_tokens; t += V16_TOKENS, ahead = 0)
+        float_tile(dtype, w, panel_bytes, ahead, k, x + t * ld_x, ld_x, V16_TOKENS, P, acc + t * ld_acc, ld_acc);
+#define CALL(n) float_tile(dtype, w, panel_bytes, ahead, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
     if (t < num_tokens) FOR_COUNT(num_tokens - t, V16_TOKENS - 1, CALL)
 #undef CALL
 }
@@ -59,7 +64,7 @@ INLINE void float_run(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, int 
     int p = 0;
     if (num_tokens == 1) /* one token: more panels at once, for independent chains */
         for (; p + 4 <= num_panels; p += 4, w += 4 * panel_bytes)
-            float_tile(dtype, w, panel_bytes, k, x, ld_x, 1, 4, acc + p * 16, ld_acc);
+            float_tile(dtype, w, panel_bytes, 4 * panel_bytes, k, x, ld_x, 1, 4, acc + p * 16, ld_acc);
     for (; p + V16_PANELS <= num_panels; p += V16_PANELS, w += V16_PANELS * panel_bytes)
         float_panels(dtype, w, panel_bytes, V16_PANELS, k, x, ld_x, num_tokens, acc + p * 16, ld_acc);
     for (; p < num_panels; p++, w += panel_bytes)
@@ -80,9 +85,10 @@ INLINE void lowbit_panels(const qr_lowbit f, const uint8_t *w, size_t panel_byte
                           const qr_act_group *x, int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)
 {
     int t = 0;
-    for (; t + LOWBIT_TOKENS <= num_tokens; t += LOWBIT_TOKENS)
-        lowbit_tile(f, w, panel_bytes, k, x + t * ld_x, ld_x, LOWBIT_TOKENS, P, acc + t * ld_acc, ld_acc);
-#define CALL(n) lowbit_tile(f, w, panel_bytes, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
+    size_t ahead = (size_t)P * panel_bytes; /* as in float_panels */
+    for (; t + LOWBIT_TOKENS <= num_tokens; t += LOWBIT_TOKENS, ahead = 0)
+        lowbit_tile(f, w, panel_bytes, ahead, k, x + t * ld_x, ld_x, LOWBIT_TOKENS, P, acc + t * ld_acc, ld_acc);
+#define CALL(n) lowbit_tile(f, w, panel_bytes, ahead, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
     if (t < num_tokens) FOR_COUNT(num_tokens - t, LOWBIT_TOKENS - 1, CALL)
 #undef CALL
 }

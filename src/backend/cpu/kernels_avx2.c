@@ -78,8 +78,8 @@ INLINE v16 load_s8(const uint8_t *p)
                  _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8))))};
 }
 
-INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes, int64_t k, const qr_act_group *x,
-                        int64_t ld_x, const int T, const int P, float *acc, int64_t ld_acc)
+INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes, size_t ahead, int64_t k,
+                        const qr_act_group *x, int64_t ld_x, const int T, const int P, float *acc, int64_t ld_acc)
 {
     (void)panel_bytes, (void)P; /* one panel at a time */
     const int parts = f.halves ? 2 : 1;
@@ -92,6 +92,7 @@ INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes,
         const uint8_t *group = w + (f.has_min ? 64 : 32);
         for (int g = 0; g < qr_lowbit_unit_cols(f) / 32; g++, x++) {
             const uint8_t *codes = group + (f.super ? 16 * parts * (f.has_min ? 2 : 1) : 0);
+            prefetch(group + ahead, (int)qr_lowbit_code_bytes(f) + 32);
             UNROLL
             for (int h = 0; h < parts; h++) {
                 row_sums sum[LOWBIT_TOKENS];

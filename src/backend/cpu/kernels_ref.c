@@ -21,10 +21,12 @@ static inline int32_t group_dot(qr_lowbit f, const uint8_t *codes, int r, const 
     return sum;
 }
 
-static inline void lowbit_tile(qr_lowbit f, const uint8_t *w, size_t panel_bytes, int64_t k, const qr_act_group *x,
-                               int64_t ld_x, int num_tokens, int num_panels, float *acc, int64_t ld_acc)
+static inline void lowbit_tile(qr_lowbit f, const uint8_t *w, size_t panel_bytes, size_t ahead, int64_t k,
+                               const qr_act_group *x, int64_t ld_x, int num_tokens, int num_panels, float *acc,
+                               int64_t ld_acc)
 {
-    (void)panel_bytes, (void)ld_x, (void)num_tokens, (void)num_panels, (void)ld_acc; /* tiles of one by one */
+    (void)panel_bytes, (void)ahead, (void)ld_x, (void)num_tokens, (void)num_panels,
+        (void)ld_acc; /* tiles of one by one */
     int parts = f.halves ? 2 : 1;
     for (int64_t unit = 0; unit < k / qr_lowbit_unit_cols(f); unit++, w += qr_lowbit_unit_bytes(f)) {
         const uint16_t *d = (const uint16_t *)w, *dmin = d + 16;
