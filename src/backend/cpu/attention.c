@@ -81,6 +81,29 @@ static int row_first(const attend_job *job, const row_block *b, int r)
     return first > 0 ? first : 0;
 }
 
+/* Where the tile at position `at` lies, to be fetched while the one before it is worked on. */
+static void set_up_next(const attend_job *job, const row_block *b, int at, qr_attend_tile *t)
+{
+    const qr_kv_cache *c = job->args->cache;
+    const int32_t *table = job->batch->block_table + (int64_t)b->req * job->batch->max_blocks;
+    int bs = c->config.block_size, end = row_end(job, b, b->num_rows - 1);
+    for (int i = 0; i < QR_ATTEND_TILE / bs; i++) {
+        bool there = at + i * bs < end; /* else fetch again what is being read: nothing to wait for */
+        t->next_k[i] = there ? qr_kv_k(c, job->args->layer, table[at / bs + i], b->kv_head) : t->k[i];
+        t->next_v[i] = there ? qr_kv_v(c, job->args->layer, table[at / bs + i], b->kv_head) : t->v[i];
+    }
+}
+
+/* Nothing was fetched for the first tile of an item: ask for all of it at once. */
+static void fetch_tile(const attend_job *job, const qr_attend_tile *t)
+{
+    const qr_kv_cache *c = job->args->cache;
+    for (int i = 0; i < QR_ATTEND_TILE / t->block_size; i++) {
+        job->cpu->kernels->fetch_block(t->k[i], (int)c->head_k_bytes);
+        job->cpu->kernels->fetch_block(t->v[i], (int)c->head_v_bytes);
+    }
+}
+
 /* Positions [at, at + 128) into t. False when no row sees any of them. */
 static bool set_up_tile(const attend_job *job, const row_block *b, int at, qr_attend_tile *t)
 {
@@ -106,6 +129,7 @@ static bool set_up_tile(const attend_job *job, const row_block *b, int at, qr_at
         t->k[i] = qr_kv_k(c, job->args->layer, id, b->kv_head);
         t->v[i] = qr_kv_v(c, job->args->layer, id, b->kv_head);
     }
+    set_up_next(job, b, at + QR_ATTEND_TILE, t);
     return true;
 }
 
@@ -125,42 +149,30 @@ static void start_tile(const attend_job *job, const row_block *b, qr_thread_scra
         t->q[r] = a->q + row_token(job, b, r) * a->ld_q + row_head(job, b, r) * a->head_size;
 }
 
-/* Merge `later` into row r of `into`; a part with maximum -inf and sum 0 holds nothing yet. */
-static void merge_row(const attend_job *job, qr_attend_part into, int r, float m, float l, const float *o, int padded)
+static void clear_part(qr_attend_part part)
 {
-    float *mine = into.o + (int64_t)r * padded;
-    if (into.l[r] == 0.0f) {
-        into.m[r] = m;
-        into.l[r] = l;
-        memcpy(mine, o, (size_t)padded * sizeof *o);
-    } else {
-        job->cpu->kernels->merge(&into.m[r], &into.l[r], mine, m, l, o, padded);
-    }
-}
-
-static void clear_part(qr_attend_part part, int rows)
-{
-    for (int r = 0; r < rows; r++) {
+    for (int r = 0; r < QR_ATTEND_ROWS; r++) {
         part.m[r] = -INFINITY;
         part.l[r] = 0.0f;
     }
 }
 
-/* One segment of 512 positions into `part`, tile by tile. */
-static void attend_segment(const attend_job *job, const row_block *b, int segment, qr_attend_tile *t,
+/* One segment of 512 positions into `part`, tile by tile. fetched: the segment before it was worked on just now. */
+static void attend_segment(const attend_job *job, const row_block *b, int segment, bool fetched, qr_attend_tile *t,
                            qr_attend_part part)
 {
-    clear_part(part, b->num_rows);
+    clear_part(part);
     int at = segment * QR_ATTEND_SEGMENT, stop = at + QR_ATTEND_SEGMENT;
     int end = row_end(job, b, b->num_rows - 1), first = row_first(job, b, 0);
     if (stop > end) stop = end;
     if (at < first) at = first / QR_ATTEND_TILE * QR_ATTEND_TILE;
     for (; at < stop; at += QR_ATTEND_TILE) {
         if (!set_up_tile(job, b, at, t)) continue;
+        if (!fetched) fetch_tile(job, t);
+        fetched = true;
         job->cpu->kernels->attend(t);
-        for (int r = 0; r < b->num_rows; r++)
-            if (t->first[r] < t->end[r])
-                merge_row(job, part, r, t->max[r], t->sum[r], t->out + (int64_t)r * t->padded, t->padded);
+        qr_attend_part later = {t->max, t->sum, t->out};
+        job->cpu->kernels->merge(&part, &later, b->num_rows, t->padded);
     }
 }
 
@@ -187,12 +199,6 @@ static qr_attend_part thread_part(qr_thread_scratch *scratch, int i)
     return (qr_attend_part){scratch->m[i], scratch->l[i], scratch->out[i + 1]};
 }
 
-static void merge_part(const attend_job *job, const row_block *b, qr_attend_part into, qr_attend_part from, int padded)
-{
-    for (int r = 0; r < b->num_rows; r++)
-        if (from.l[r] != 0.0f) merge_row(job, into, r, from.m[r], from.l[r], from.o + (int64_t)r * padded, padded);
-}
-
 static void attend_item(void *ctx, int item, int thread_idx)
 {
     const attend_job *job = ctx;
@@ -201,10 +207,10 @@ static void attend_item(void *ctx, int item, int thread_idx)
     qr_attend_tile t;
     start_tile(job, &b, scratch, &t);
     qr_attend_part segment = thread_part(scratch, 0), all = thread_part(scratch, 1);
-    clear_part(all, b.num_rows);
+    clear_part(all);
     for (int s = first_segment(job, &b); s < num_segments(job, &b); s++) {
-        attend_segment(job, &b, s, &t, segment);
-        merge_part(job, &b, all, segment, t.padded);
+        attend_segment(job, &b, s, s > first_segment(job, &b), &t, segment);
+        job->cpu->kernels->merge(&all, &segment, b.num_rows, t.padded);
     }
     write_out(job, &b, all, t.padded);
 }
@@ -225,7 +231,7 @@ static void attend_one_segment(void *ctx, int tile, int thread_idx)
     if (segment < first_segment(job, &b) || segment >= num_segments(job, &b)) return;
     qr_attend_tile t;
     start_tile(job, &b, &job->cpu->threads[thread_idx], &t);
-    attend_segment(job, &b, segment, &t, split_part(job, item, segment, t.padded));
+    attend_segment(job, &b, segment, false, &t, split_part(job, item, segment, t.padded));
 }
 
 static void merge_segments(void *ctx, int item, int thread_idx)
@@ -234,9 +240,11 @@ static void merge_segments(void *ctx, int item, int thread_idx)
     row_block b = find_rows(job, item);
     int padded = job->args->cache->padded;
     qr_attend_part all = thread_part(&job->cpu->threads[thread_idx], 1);
-    clear_part(all, b.num_rows);
-    for (int s = first_segment(job, &b); s < num_segments(job, &b); s++)
-        merge_part(job, &b, all, split_part(job, item, s, padded), padded);
+    clear_part(all);
+    for (int s = first_segment(job, &b); s < num_segments(job, &b); s++) {
+        qr_attend_part segment = split_part(job, item, s, padded);
+        job->cpu->kernels->merge(&all, &segment, b.num_rows, padded);
+    }
     write_out(job, &b, all, padded);
 }
 

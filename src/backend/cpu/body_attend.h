@@ -14,7 +14,7 @@
 
 enum { ATTEND_ROWS = V16_TOKENS / 2, ATTEND_VECS = V16_PANELS * 2 }; /* register tile: as many as in float_tile */
 
-/* Keys 16 j .. 16 j + 15 of the tile, dimension d. */
+/* Keys 16 j .. 16 j + 15, dimension d, of the blocks k; elements are elem bytes. */
 INLINE v16 load_keys(const qr_attend_tile *a, qr_dtype dtype, const int small_blocks, int j, int d)
 {
     int at = 16 * j;
@@ -28,6 +28,13 @@ INLINE v16 load_keys(const qr_attend_tile *a, qr_dtype dtype, const int small_bl
     return v16_load((const float *)a->k[at / a->block_size] + offset);
 }
 
+/* The same keys of the next tile. */
+INLINE void fetch_keys(const qr_attend_tile *a, qr_dtype dtype, int j, int d)
+{
+    int elem = dtype == QR_F16 ? 2 : 4, block = 16 * j / a->block_size;
+    prefetch((const uint8_t *)a->next_k[block] + elem * (d * a->block_size + 16 * j % a->block_size), 1);
+}
+
 INLINE void score_tile(const qr_attend_tile *a, qr_dtype dtype, const int small_blocks, int row, const int R, int j,
                        const int P)
 {
@@ -38,7 +45,10 @@ INLINE void score_tile(const qr_attend_tile *a, qr_dtype dtype, const int small_
     for (int d = 0; d < a->head_size; d++) {
         v16 b[ATTEND_VECS];
         UNROLL
-        for (int p = 0; p < P; p++) b[p] = load_keys(a, dtype, small_blocks, j + p, d);
+        for (int p = 0; p < P; p++) {
+            b[p] = load_keys(a, dtype, small_blocks, j + p, d);
+            if (row == 0) fetch_keys(a, dtype, j + p, d);
+        }
         UNROLL
         for (int r = 0; r < R; r++) {
             v16 q = v16_set1(a->q[row + r][d]);
@@ -102,13 +112,17 @@ INLINE void value_tile(const qr_attend_tile *a, qr_dtype dtype, int row, const i
     for (int t = first; t < end;) {
         int in_block = t % a->block_size;
         int stop = t - in_block + a->block_size < end ? t - in_block + a->block_size : end;
-        const uint8_t *v = (const uint8_t *)a->v[t / a->block_size] + elem * (size_t)(in_block * a->padded + dim);
+        const uint8_t *block = a->v[t / a->block_size], *next_block = a->next_v[t / a->block_size];
+        const uint8_t *v = block + elem * (size_t)(in_block * a->padded + dim);
+        uintptr_t next = (uintptr_t)next_block - (uintptr_t)block; /* the same value of the next tile */
         for (; t < stop; t++, v += elem * (size_t)a->padded) {
             v16 b[ATTEND_VECS];
             UNROLL
-            for (int p = 0; p < P; p++)
+            for (int p = 0; p < P; p++) {
                 b[p] =
                     dtype == QR_F16 ? v16_load_f16((const uint16_t *)v + 16 * p) : v16_load((const float *)v + 16 * p);
+                if (row == 0) prefetch((const void *)((uintptr_t)v + next + 16 * elem * (size_t)p), 1);
+            }
             UNROLL
             for (int r = 0; r < R; r++) {
                 v16 e = v16_set1(s[r * QR_ATTEND_TILE + t]);
@@ -158,8 +172,11 @@ INLINE void attend_as(qr_attend_tile *a, qr_dtype dtype)
         score_all(a, dtype, 1, first, end);
     else
         score_all(a, dtype, 0, first, end);
-    for (int r = 0; r < a->num_rows; r++)
-        if (a->first[r] < a->end[r]) softmax_row(a, r);
+    for (int r = 0; r < QR_ATTEND_ROWS; r++) {
+        a->max[r] = -INFINITY;
+        a->sum[r] = 0.0f;
+        if (r < a->num_rows && a->first[r] < a->end[r]) softmax_row(a, r);
+    }
     memset(a->out, 0, (size_t)a->num_rows * (size_t)a->padded * sizeof *a->out);
     int row = 0;
     for (; row + ATTEND_ROWS <= a->num_rows; row += ATTEND_ROWS) value_group(a, dtype, row, ATTEND_ROWS);
@@ -176,14 +193,40 @@ static void attend(qr_attend_tile *a)
         attend_as(a, QR_F32);
 }
 
-static void merge(float *m, float *l, float *o, float later_m, float later_l, const float *later_o, int cols)
+static void merge(qr_attend_part *into, const qr_attend_part *later, int num_rows, int padded)
 {
-    float max = later_m > *m ? later_m : *m;
-    float scale = exp_one(*m - max), later_scale = exp_one(later_m - max);
-    *m = max;
-    *l = fmaf(*l, scale, later_l * later_scale);
-    v16 a = v16_set1(scale), b = v16_set1(later_scale);
-    for (int i = 0; i < cols; i += 16) v16_store(o + i, v16_fma(v16_load(o + i), a, v16_mul(v16_load(later_o + i), b)));
+    for (int first = 0; first < num_rows; first += 16) { /* 16 rows of scales at once; their arrays are whole vectors */
+        v16 m = v16_load(into->m + first), later_m = v16_load(later->m + first);
+        v16 max = v16_max(later_m, m);
+        float old_l[16], scale[16], later_scale[16], l[16];
+        v16_store(old_l, v16_load(into->l + first));
+        v16_store(scale, v16_exp(v16_sub(m, max)));
+        v16_store(later_scale, v16_exp(v16_sub(later_m, max)));
+        v16_store(
+            l, v16_fma(v16_load(old_l), v16_load(scale), v16_mul(v16_load(later->l + first), v16_load(later_scale))));
+        int rows = num_rows - first < 16 ? num_rows - first : 16;
+        for (int r = 0; r < rows; r++) {
+            float *o = into->o + (int64_t)(first + r) * padded;
+            const float *later_o = later->o + (int64_t)(first + r) * padded;
+            if (later->l[first + r] == 0.0f) continue;
+            if (old_l[r] == 0.0f) {
+                into->m[first + r] = later->m[first + r];
+                into->l[first + r] = later->l[first + r];
+                memcpy(o, later_o, (size_t)padded * sizeof *o);
+                continue;
+            }
+            into->m[first + r] = later->m[first + r] > into->m[first + r] ? later->m[first + r] : into->m[first + r];
+            into->l[first + r] = l[r];
+            v16 a = v16_set1(scale[r]), b = v16_set1(later_scale[r]);
+            for (int i = 0; i < padded; i += 16)
+                v16_store(o + i, v16_fma(v16_load(o + i), a, v16_mul(v16_load(later_o + i), b)));
+        }
+    }
+}
+
+static void fetch_block(const void *p, int bytes)
+{
+    for (int i = 0; i < bytes; i += 64) prefetch((const uint8_t *)p + i, 1);
 }
 
 /* The table of the instruction set that includes this. */
@@ -192,8 +235,8 @@ static void merge(float *m, float *l, float *o, float later_m, float later_l, co
         .name = set_name, .supported = is_supported, .linear_float = linear_float, .linear_lowbit = linear_lowbit, \
         .quantize_row = quantize_row, .store_rows = store_rows, .rms_norm_row = rms_norm_row,                      \
         .layer_norm_row = layer_norm_row, .act_row = act_row, .rope_head = rope_head, .f16_row = f16_row,          \
-        .scale_row = scale_row, .add_row = add_row, .attend = attend, .merge = merge, .row_stats = row_stats,      \
-        .exp_row = exp_row                                                                                         \
+        .scale_row = scale_row, .add_row = add_row, .attend = attend, .merge = merge, .fetch_block = fetch_block,  \
+        .row_stats = row_stats, .exp_row = exp_row                                                                 \
     }
 
 #endif

@@ -28,13 +28,6 @@ static inline v16 v16_exp(v16 x)
     return v16_select_lt(x, v16_set1(-87.0f), v16_set1(0.0f), y);
 }
 
-static inline float exp_one(float x)
-{
-    float lanes[16];
-    v16_store(lanes, v16_exp(v16_set1(x)));
-    return lanes[0];
-}
-
 static inline v16 act_silu(v16 x)
 {
     v16 e = v16_exp(v16_sub(v16_set1(0.0f), x));

@@ -15,12 +15,6 @@ enum {
     QR_RUN_PANELS = 32   /* panels whose accumulators a thread holds */
 };
 
-/* A softmax part: rows of (max, sum, out). */
-typedef struct qr_attend_part {
-    float *m, *l; /* [rows] */
-    float *o;     /* [rows][padded] */
-} qr_attend_part;
-
 typedef struct qr_thread_scratch {
     _Alignas(64) float acc[QR_TOKEN_BLOCK * QR_RUN_PANELS * QR_PANEL]; /* linear */
     float scores[QR_ATTEND_ROWS * QR_ATTEND_TILE];

@@ -86,18 +86,25 @@ struct qr_weight {
 typedef struct qr_attend_tile {
     const void *k[QR_ATTEND_TILE / QR_MIN_BLOCK_SIZE]; /* per block [head_size][block_size] */
     const void *v[QR_ATTEND_TILE / QR_MIN_BLOCK_SIZE]; /* per block [block_size][padded head_size] */
-    qr_dtype dtype;                                    /* F16 or F32 */
-    int block_size, head_size, padded;                 /* padded: head_size rounded up to 16 */
+    const void *next_k[QR_ATTEND_TILE / QR_MIN_BLOCK_SIZE], *next_v[QR_ATTEND_TILE / QR_MIN_BLOCK_SIZE]; /* to fetch */
+    qr_dtype dtype;                    /* F16 or F32 */
+    int block_size, head_size, padded; /* padded: head_size rounded up to 16 */
     float scale;
     int num_rows;
     const float *q[QR_ATTEND_ROWS];                 /* [head_size] */
     int first[QR_ATTEND_ROWS], end[QR_ATTEND_ROWS]; /* visible positions of the tile per row: [first, end) */
-    /* results, undefined for rows that see nothing */
+    /* results; max -inf and sum 0 for rows that see nothing */
     float *scores;             /* [num_rows][QR_ATTEND_TILE] scratch */
     float max[QR_ATTEND_ROWS]; /* largest score */
     float sum[QR_ATTEND_ROWS]; /* of exp(score - max) */
     float *out;                /* [num_rows][padded] sum of exp(score - max) * v */
 } qr_attend_tile;
+
+/* A part of a softmax: per row the largest score, the sum of exp(score - m), and that sum over the values. */
+typedef struct qr_attend_part {
+    float *m, *l; /* [QR_ATTEND_ROWS] */
+    float *o;     /* [rows][padded] */
+} qr_attend_part;
 
 typedef struct qr_cpu_kernels {
     const char *name;
@@ -121,8 +128,10 @@ typedef struct qr_cpu_kernels {
     void (*scale_row)(float *x, int64_t cols, float scale);
     void (*add_row)(float *x, const float *y, int64_t cols);
     void (*attend)(qr_attend_tile *tile);
-    /* merge (m, l, o) of later positions into the result so far: both scaled to the larger maximum */
-    void (*merge)(float *m, float *l, float *o, float later_m, float later_l, const float *later_o, int cols);
+    /* rows of (m, l, o) of later positions into the result so far, both scaled to the larger maximum; rows with
+     * l = 0 are empty: skipped, or taken as they are */
+    void (*merge)(qr_attend_part *into, const qr_attend_part *later, int num_rows, int padded);
+    void (*fetch_block)(const void *p, int bytes); /* into the caches */
     void (*row_stats)(const float *x, int64_t cols, float *out_max, int32_t *out_argmax, float *out_sum_exp);
     void (*exp_row)(const float *x, int64_t cols, float sub, float scale, float *out);
 } qr_cpu_kernels;
