@@ -14,46 +14,71 @@
 
 enum { ATTEND_ROWS = V16_TOKENS / 2, ATTEND_VECS = V16_PANELS * 2 }; /* register tile: as many as in float_tile */
 
-/* Keys 16 j .. 16 j + 15, dimension d, of the blocks k; elements are elem bytes. */
-INLINE v16 load_keys(const qr_attend_tile *a, qr_dtype dtype, const int small_blocks, int j, int d)
+/* Where 16 keys lie: dimension d at lo + d * row (blocks of 8: 8 keys there, 8 at hi + d * row). */
+typedef struct key_vec {
+    const uint8_t *lo, *hi;
+} key_vec;
+
+INLINE key_vec find_keys(const qr_attend_tile *a, const int elem, int j)
 {
-    int at = 16 * j;
-    if (small_blocks) { /* blocks of 8 */
-        if (dtype == QR_F16)
-            return v16_load_f16_pair((const uint16_t *)a->k[2 * j] + 8 * d, (const uint16_t *)a->k[2 * j + 1] + 8 * d);
-        return v16_load_pair((const float *)a->k[2 * j] + 8 * d, (const float *)a->k[2 * j + 1] + 8 * d);
+    int at = 16 * j, block = at / a->block_size;
+    const uint8_t *lo = (const uint8_t *)a->k[block] + elem * (at % a->block_size);
+    return (key_vec){lo, a->block_size < 16 ? a->k[block + 1] : lo + 8 * elem};
+}
+
+INLINE v16 load_keys(const int elem, const int small_blocks, key_vec k, size_t offset)
+{
+    if (elem == 2)
+        return small_blocks ? v16_load_f16_pair((const uint16_t *)(k.lo + offset), (const uint16_t *)(k.hi + offset))
+                            : v16_load_f16((const uint16_t *)(k.lo + offset));
+    return small_blocks ? v16_load_pair((const float *)(k.lo + offset), (const float *)(k.hi + offset))
+                        : v16_load((const float *)(k.lo + offset));
+}
+
+/* Dimension d of the same P vectors of keys of the next tile: each of its cache lines once. */
+INLINE void fetch_keys(const qr_attend_tile *a, const int elem, int j, const int P, int d)
+{
+    const int lines = P * elem / 4;
+    int row = elem * a->block_size, block = 16 * j / a->block_size;
+    if (row >= 64) { /* a dimension of a block fills whole lines */
+        UNROLL
+        for (int i = 0; i < lines; i++) {
+            int byte = 16 * elem * j + 64 * i;
+            prefetch((const uint8_t *)a->next_k[byte / row] + (size_t)d * row + byte % row, 1);
+        }
+    } else { /* a line holds several dimensions: a part of the blocks at each */
+        int dims = 64 / row;
+        UNROLL
+        for (int i = 0; i < lines; i++)
+            prefetch((const uint8_t *)a->next_k[block + d % dims * lines + i] + d / dims * 64, 1);
     }
-    int64_t offset = (int64_t)d * a->block_size + at % a->block_size;
-    if (dtype == QR_F16) return v16_load_f16((const uint16_t *)a->k[at / a->block_size] + offset);
-    return v16_load((const float *)a->k[at / a->block_size] + offset);
 }
 
-/* The same keys of the next tile. */
-INLINE void fetch_keys(const qr_attend_tile *a, qr_dtype dtype, int j, int d)
-{
-    int elem = dtype == QR_F16 ? 2 : 4, block = 16 * j / a->block_size;
-    prefetch((const uint8_t *)a->next_k[block] + elem * (d * a->block_size + 16 * j % a->block_size), 1);
-}
-
-INLINE void score_tile(const qr_attend_tile *a, qr_dtype dtype, const int small_blocks, int row, const int R, int j,
+INLINE void score_tile(const qr_attend_tile *a, const int elem, const int small_blocks, int row, const int R, int j,
                        const int P)
 {
     v16 sum[ATTEND_ROWS][ATTEND_VECS];
+    key_vec keys[ATTEND_VECS];
+    const float *q[ATTEND_ROWS];
+    const size_t step = (size_t)elem * a->block_size;
     UNROLL
-    for (int r = 0; r < R; r++) UNROLL
-    for (int p = 0; p < P; p++) sum[r][p] = v16_set1(0.0f);
+    for (int p = 0; p < P; p++) keys[p] = find_keys(a, elem, j + p);
+    UNROLL
+    for (int r = 0; r < R; r++) {
+        q[r] = a->q[row + r];
+        UNROLL
+        for (int p = 0; p < P; p++) sum[r][p] = v16_set1(0.0f);
+    }
     for (int d = 0; d < a->head_size; d++) {
         v16 b[ATTEND_VECS];
         UNROLL
-        for (int p = 0; p < P; p++) {
-            b[p] = load_keys(a, dtype, small_blocks, j + p, d);
-            if (row == 0) fetch_keys(a, dtype, j + p, d);
-        }
+        for (int p = 0; p < P; p++) b[p] = load_keys(elem, small_blocks, keys[p], (size_t)d * step);
+        if (row == 0 && P == ATTEND_VECS) fetch_keys(a, elem, j, P, d);
         UNROLL
         for (int r = 0; r < R; r++) {
-            v16 q = v16_set1(a->q[row + r][d]);
+            v16 x = v16_set1(q[r][d]);
             UNROLL
-            for (int p = 0; p < P; p++) sum[r][p] = v16_fma(q, b[p], sum[r][p]);
+            for (int p = 0; p < P; p++) sum[r][p] = v16_fma(x, b[p], sum[r][p]);
         }
     }
     v16 scale = v16_set1(a->scale);
@@ -63,19 +88,19 @@ INLINE void score_tile(const qr_attend_tile *a, qr_dtype dtype, const int small_
         v16_store(a->scores + (row + r) * QR_ATTEND_TILE + 16 * (j + p), v16_mul(sum[r][p], scale));
 }
 
-INLINE void score_rows(const qr_attend_tile *a, qr_dtype dtype, const int small_blocks, int row, const int R, int j,
+INLINE void score_rows(const qr_attend_tile *a, const int elem, const int small_blocks, int row, const int R, int j,
                        int end_j)
 {
-    for (; j + ATTEND_VECS <= end_j; j += ATTEND_VECS) score_tile(a, dtype, small_blocks, row, R, j, ATTEND_VECS);
-    for (; j < end_j; j++) score_tile(a, dtype, small_blocks, row, R, j, 1);
+    for (; j + ATTEND_VECS <= end_j; j += ATTEND_VECS) score_tile(a, elem, small_blocks, row, R, j, ATTEND_VECS);
+    for (; j < end_j; j++) score_tile(a, elem, small_blocks, row, R, j, 1);
 }
 
-INLINE void score_all(const qr_attend_tile *a, qr_dtype dtype, const int small_blocks, int first, int end)
+INLINE void score_all(const qr_attend_tile *a, const int elem, const int small_blocks, int first, int end)
 {
     int j = first / 16, end_j = (end + 15) / 16, row = 0;
     for (; row + ATTEND_ROWS <= a->num_rows; row += ATTEND_ROWS)
-        score_rows(a, dtype, small_blocks, row, ATTEND_ROWS, j, end_j);
-#define CALL(n) score_rows(a, dtype, small_blocks, row, n, j, end_j)
+        score_rows(a, elem, small_blocks, row, ATTEND_ROWS, j, end_j);
+#define CALL(n) score_rows(a, elem, small_blocks, row, n, j, end_j)
     if (row < a->num_rows) FOR_COUNT(a->num_rows - row, ATTEND_ROWS - 1, CALL)
 #undef CALL
 }
@@ -99,7 +124,7 @@ static void softmax_row(qr_attend_tile *a, int row)
     a->sum[row] = v16_sum(sum);
 }
 
-INLINE void value_tile(const qr_attend_tile *a, qr_dtype dtype, int row, const int R, int dim, const int P, int first,
+INLINE void value_tile(const qr_attend_tile *a, const int elem, int row, const int R, int dim, const int P, int first,
                        int end)
 {
     v16 sum[ATTEND_ROWS][ATTEND_VECS];
@@ -108,20 +133,19 @@ INLINE void value_tile(const qr_attend_tile *a, qr_dtype dtype, int row, const i
     for (int r = 0; r < R; r++) UNROLL
     for (int p = 0; p < P; p++) sum[r][p] = v16_load(out + r * a->padded + 16 * p);
     const float *s = a->scores + row * QR_ATTEND_TILE;
-    const size_t elem = dtype == QR_F16 ? 2 : 4;
     for (int t = first; t < end;) {
         int in_block = t % a->block_size;
         int stop = t - in_block + a->block_size < end ? t - in_block + a->block_size : end;
         const uint8_t *block = a->v[t / a->block_size], *next_block = a->next_v[t / a->block_size];
-        const uint8_t *v = block + elem * (size_t)(in_block * a->padded + dim);
+        const uint8_t *v = block + (size_t)elem * (size_t)(in_block * a->padded + dim);
         uintptr_t next = (uintptr_t)next_block - (uintptr_t)block; /* the same value of the next tile */
-        for (; t < stop; t++, v += elem * (size_t)a->padded) {
+        for (; t < stop; t++, v += (size_t)elem * (size_t)a->padded) {
             v16 b[ATTEND_VECS];
             UNROLL
             for (int p = 0; p < P; p++) {
-                b[p] =
-                    dtype == QR_F16 ? v16_load_f16((const uint16_t *)v + 16 * p) : v16_load((const float *)v + 16 * p);
-                if (row == 0) prefetch((const void *)((uintptr_t)v + next + 16 * elem * (size_t)p), 1);
+                b[p] = elem == 2 ? v16_load_f16((const uint16_t *)v + 16 * p) : v16_load((const float *)v + 16 * p);
+                if (row == 0 && p % (4 / elem) == 0)
+                    prefetch((const void *)((uintptr_t)v + next + (size_t)(16 * elem * p)), 1);
             }
             UNROLL
             for (int r = 0; r < R; r++) {
@@ -136,16 +160,16 @@ INLINE void value_tile(const qr_attend_tile *a, qr_dtype dtype, int row, const i
     for (int p = 0; p < P; p++) v16_store(out + r * a->padded + 16 * p, sum[r][p]);
 }
 
-INLINE void value_rows(const qr_attend_tile *a, qr_dtype dtype, int row, const int R, int first, int end)
+INLINE void value_rows(const qr_attend_tile *a, const int elem, int row, const int R, int first, int end)
 {
     int dim = 0;
     for (; dim + 16 * ATTEND_VECS <= a->padded; dim += 16 * ATTEND_VECS)
-        value_tile(a, dtype, row, R, dim, ATTEND_VECS, first, end);
-    for (; dim < a->padded; dim += 16) value_tile(a, dtype, row, R, dim, 1, first, end);
+        value_tile(a, elem, row, R, dim, ATTEND_VECS, first, end);
+    for (; dim < a->padded; dim += 16) value_tile(a, elem, row, R, dim, 1, first, end);
 }
 
 /* Rows [row, row + R): first what each sees before the common range, then that range together, then the rest. */
-INLINE void value_group(const qr_attend_tile *a, qr_dtype dtype, int row, const int R)
+INLINE void value_group(const qr_attend_tile *a, const int elem, int row, const int R)
 {
     int first = 0, end = QR_ATTEND_TILE;
     for (int r = row; r < row + R; r++) {
@@ -154,13 +178,13 @@ INLINE void value_group(const qr_attend_tile *a, qr_dtype dtype, int row, const 
     }
     if (end < first) end = first;
     for (int r = row; r < row + R; r++)
-        if (a->first[r] < first) value_rows(a, dtype, r, 1, a->first[r], first < a->end[r] ? first : a->end[r]);
-    if (first < end) value_rows(a, dtype, row, R, first, end);
+        if (a->first[r] < first) value_rows(a, elem, r, 1, a->first[r], first < a->end[r] ? first : a->end[r]);
+    if (first < end) value_rows(a, elem, row, R, first, end);
     for (int r = row; r < row + R; r++)
-        if (end < a->end[r]) value_rows(a, dtype, r, 1, end > a->first[r] ? end : a->first[r], a->end[r]);
+        if (end < a->end[r]) value_rows(a, elem, r, 1, end > a->first[r] ? end : a->first[r], a->end[r]);
 }
 
-INLINE void attend_as(qr_attend_tile *a, qr_dtype dtype)
+INLINE void attend_as(qr_attend_tile *a, const int elem)
 {
     int first = QR_ATTEND_TILE, end = 0;
     for (int r = 0; r < a->num_rows; r++) {
@@ -169,9 +193,9 @@ INLINE void attend_as(qr_attend_tile *a, qr_dtype dtype)
         if (a->end[r] > end) end = a->end[r];
     }
     if (a->block_size < 16)
-        score_all(a, dtype, 1, first, end);
+        score_all(a, elem, 1, first, end);
     else
-        score_all(a, dtype, 0, first, end);
+        score_all(a, elem, 0, first, end);
     for (int r = 0; r < QR_ATTEND_ROWS; r++) {
         a->max[r] = -INFINITY;
         a->sum[r] = 0.0f;
@@ -179,8 +203,8 @@ INLINE void attend_as(qr_attend_tile *a, qr_dtype dtype)
     }
     memset(a->out, 0, (size_t)a->num_rows * (size_t)a->padded * sizeof *a->out);
     int row = 0;
-    for (; row + ATTEND_ROWS <= a->num_rows; row += ATTEND_ROWS) value_group(a, dtype, row, ATTEND_ROWS);
-#define CALL(n) value_group(a, dtype, row, n)
+    for (; row + ATTEND_ROWS <= a->num_rows; row += ATTEND_ROWS) value_group(a, elem, row, ATTEND_ROWS);
+#define CALL(n) value_group(a, elem, row, n)
     if (row < a->num_rows) FOR_COUNT(a->num_rows - row, ATTEND_ROWS - 1, CALL)
 #undef CALL
 }
@@ -188,9 +212,9 @@ INLINE void attend_as(qr_attend_tile *a, qr_dtype dtype)
 static void attend(qr_attend_tile *a)
 {
     if (a->dtype == QR_F16)
-        attend_as(a, QR_F16);
+        attend_as(a, 2);
     else
-        attend_as(a, QR_F32);
+        attend_as(a, 4);
 }
 
 static void merge(qr_attend_part *into, const qr_attend_part *later, int num_rows, int padded)
