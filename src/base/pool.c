@@ -13,21 +13,21 @@
 
 enum { SPIN_ROUNDS = 20000, MAX_THREADS = 512 };
 
+/* A loop is published as one word: tiles taken so far and tiles in all. Whoever raises the first by one owns a tile, so
+ * a thread that comes late finds nothing left, and the caller waits for tiles, not for threads: a worker that the
+ * system does not run holds nobody up. fn and ctx may be read only while a tile is owned: then they cannot change. */
 struct qr_pool {
     int num_threads;
     pthread_t *threads; /* [num_threads - 1] */
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    int num_sleeping; /* under lock */
-    bool stop;        /* under lock, and published by a new generation */
+    atomic_bool stop;
 
-    /* the current loop; written by the caller before generation is raised */
     qr_pool_fn fn;
     void *ctx;
-    int num_tiles;
-    _Alignas(64) atomic_uint generation; /* one per loop */
-    _Alignas(64) atomic_int next_tile;
-    _Alignas(64) atomic_int num_done; /* workers that have left the current loop */
+    _Alignas(64) atomic_uint_fast64_t ticket; /* num_tiles << 32 | next tile */
+    atomic_int num_sleeping;
+    _Alignas(64) atomic_int num_done; /* tiles of the current loop */
 };
 
 typedef struct worker_arg {
@@ -44,49 +44,53 @@ static inline void cpu_relax(void)
 #endif
 }
 
+static bool has_tiles(uint64_t ticket) { return (uint32_t)ticket < (uint32_t)(ticket >> 32); }
+
 static void take_tiles(qr_pool *pool, int thread_idx)
 {
-    int tile;
-    while ((tile = atomic_fetch_add_explicit(&pool->next_tile, 1, memory_order_relaxed)) < pool->num_tiles)
-        pool->fn(pool->ctx, tile, thread_idx);
+    uint64_t ticket = atomic_load_explicit(&pool->ticket, memory_order_relaxed);
+    while (has_tiles(ticket)) {
+        if (!atomic_compare_exchange_weak_explicit(&pool->ticket, &ticket, ticket + 1, memory_order_acquire,
+                                                   memory_order_relaxed))
+            continue;
+        pool->fn(pool->ctx, (int)(uint32_t)ticket, thread_idx);
+        atomic_fetch_add_explicit(&pool->num_done, 1, memory_order_release);
+        ticket = atomic_load_explicit(&pool->ticket, memory_order_relaxed);
+    }
 }
 
-/* Returns the generation once it differs from `seen`. */
-static unsigned wait_for_work(qr_pool *pool, unsigned seen)
+static bool must_wake(qr_pool *pool) { return has_tiles(atomic_load(&pool->ticket)) || atomic_load(&pool->stop); }
+
+static void wait_for_work(qr_pool *pool)
 {
     for (int i = 0; i < SPIN_ROUNDS; i++) {
-        unsigned generation = atomic_load_explicit(&pool->generation, memory_order_acquire);
-        if (generation != seen) return generation;
+        if (must_wake(pool)) return;
         cpu_relax();
     }
     pthread_mutex_lock(&pool->lock);
-    pool->num_sleeping++;
-    unsigned generation;
-    while ((generation = atomic_load(&pool->generation)) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
-    pool->num_sleeping--;
+    atomic_fetch_add(&pool->num_sleeping, 1); /* before the check: announce() looks in the other order */
+    while (!must_wake(pool)) pthread_cond_wait(&pool->wake, &pool->lock);
+    atomic_fetch_sub(&pool->num_sleeping, 1);
     pthread_mutex_unlock(&pool->lock);
-    return generation;
 }
 
 static void *worker_main(void *raw)
 {
     worker_arg arg = *(worker_arg *)raw;
     qr_free(raw);
-    qr_pool *pool = arg.pool;
-    for (unsigned seen = 0;;) {
-        seen = wait_for_work(pool, seen);
-        if (pool->stop) return NULL;
-        take_tiles(pool, arg.thread_idx);
-        atomic_fetch_add_explicit(&pool->num_done, 1, memory_order_release);
+    while (!atomic_load(&arg.pool->stop)) {
+        take_tiles(arg.pool, arg.thread_idx);
+        wait_for_work(arg.pool);
     }
+    return NULL;
 }
 
-/* Publish a new generation and wake whoever sleeps. */
+/* Wake whoever sleeps, after the ticket or stop was stored. */
 static void announce(qr_pool *pool)
 {
+    if (atomic_load(&pool->num_sleeping) == 0) return;
     pthread_mutex_lock(&pool->lock);
-    atomic_fetch_add(&pool->generation, 1);
-    if (pool->num_sleeping > 0) pthread_cond_broadcast(&pool->wake);
+    pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->lock);
 }
 
@@ -99,12 +103,11 @@ void qr_pool_run(qr_pool *pool, qr_pool_fn fn, void *ctx, int num_tiles)
     }
     pool->fn = fn;
     pool->ctx = ctx;
-    pool->num_tiles = num_tiles;
-    atomic_store_explicit(&pool->next_tile, 0, memory_order_relaxed);
     atomic_store_explicit(&pool->num_done, 0, memory_order_relaxed);
+    atomic_store(&pool->ticket, (uint64_t)num_tiles << 32);
     announce(pool);
     take_tiles(pool, 0);
-    for (int i = 0; atomic_load_explicit(&pool->num_done, memory_order_acquire) != pool->num_threads - 1; i++) {
+    for (int i = 0; atomic_load_explicit(&pool->num_done, memory_order_acquire) != num_tiles; i++) {
         if (i < SPIN_ROUNDS)
             cpu_relax();
         else
@@ -114,7 +117,7 @@ void qr_pool_run(qr_pool *pool, qr_pool_fn fn, void *ctx, int num_tiles)
 
 static void stop_workers(qr_pool *pool, int num_started)
 {
-    pool->stop = true;
+    atomic_store(&pool->stop, true);
     announce(pool);
     for (int i = 0; i < num_started; i++) pthread_join(pool->threads[i], NULL);
 }

@@ -4,6 +4,7 @@
  *   worker 1 ───────────────────────────────────┼─ fn    tiles balance themselves; which thread runs a tile
  *   worker 2 ───────────────────────────────────┘        must not change its result
  *
+ * The caller waits for tiles, not for threads: on a busy machine a loop needs no worker to get a turn.
  * Workers spin for a short while after a loop (the next one is usually microseconds away), then sleep.
  * Threads: one caller at a time per pool; the caller works too, so num_threads = workers + 1. */
 #ifndef QR_BASE_POOL_H
