@@ -256,9 +256,9 @@ static void json_is_bounded(void **state)
     assert_int_equal(qr_api_parse(C, deep.data, deep.len, &limits, &r, &error), QUIRE_INVALID);
     assert_non_null(strstr(error.message, "deeper than 128"));
     deep.len = 0;
-    for (int i = 0; i < 4000002; i++) assert_int_equal(qr_buf_append(&deep, "0,", 2), 0);
+    for (int i = 0; i < 1000002; i++) assert_int_equal(qr_buf_append(&deep, "0,", 2), 0);
     assert_int_equal(qr_api_parse(C, deep.data, deep.len, &limits, &r, &error), QUIRE_INVALID);
-    assert_non_null(strstr(error.message, "more than 4000000 values"));
+    assert_non_null(strstr(error.message, "more than 1000000 values"));
     qr_free(deep.data);
 }
 

@@ -12,7 +12,7 @@
 
 enum {
     MAX_DEPTH = 128,        /* nested arrays and objects; tool schemas need about 20 */
-    MAX_VALUES = 4000000,   /* commas and brackets: bounds the memory of the tree */
+    MAX_VALUES = 1000000,   /* commas and brackets: bounds the memory of the tree */
     MAX_STOP = 64,          /* stop strings */
     MAX_STOP_BYTES = 1024,  /* each */
     MAX_STOP_TOKENS = 1024, /* stop_token_ids */
