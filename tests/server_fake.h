@@ -189,7 +189,11 @@ quire_status quire_submit(quire_engine *engine, const quire_request_options *opt
     request->flood = strstr(text, "flood") != NULL;
     request->stop = strstr(text, "stop") != NULL;
     request->prompt = qr_malloc(options->num_prompt_tokens * sizeof(int32_t));
-    if (!request->prompt) abort();
+    if (!request->prompt) {
+        qr_free(request);
+        qr_free(text);
+        return qr_fail_nomem(error, "prompt", options->num_prompt_tokens);
+    }
     memcpy(request->prompt, options->prompt_token_ids, options->num_prompt_tokens * sizeof(int32_t));
     if (request->options.sampling.max_tokens < 0) request->options.sampling.max_tokens = FAKE_MAX_LEN;
     pthread_mutex_lock(&engine->lock);

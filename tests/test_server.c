@@ -762,6 +762,52 @@ static void start_survives_failed_allocations(void **state)
     stop();
 }
 
+/* One whole exchange without an allocation of the client's; the status, or 0 when the server closed at once. */
+static int bare_exchange(const char *path, const char *body)
+{
+    static char text[65536];
+    int fd = http_connect(port), status = 0;
+    int n =
+        snprintf(text, sizeof text, "POST %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+                 path, strlen(body), body);
+    assert_true(fd >= 0);
+    (void)http_send(fd, text, (size_t)n);
+    size_t len = 0;
+    ssize_t got;
+    struct pollfd p = {fd, POLLIN, 0};
+    while (len + 1 < sizeof text && poll(&p, 1, 5000) > 0 && (got = recv(fd, text + len, sizeof text - len - 1, 0)) > 0)
+        len += (size_t)got;
+    text[len] = '\0';
+    (void)sscanf(text, "HTTP/1.1 %d", &status);
+    close(fd);
+    return status;
+}
+
+static void calls_survive_failed_allocations(void **state)
+{
+    (void)state;
+    static const char *const calls[][2] = {
+        {"/v1/completions", "{\"prompt\":[\"a\",\"stop\"],\"n\":2,\"max_tokens\":9,\"logprobs\":2,\"echo\":true}"},
+        {"/v1/completions", "{\"prompt\":\"a\",\"max_tokens\":9,\"stream\":true,\"logprobs\":2}"},
+        {"/v1/chat/completions", "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"max_tokens\":9}"},
+        {"/tokenize", "{\"prompt\":\"some text\",\"return_token_strs\":true}"}};
+    for (int i = 0; i < 4; i++) {
+        int num_fine = 0, n = 0;
+        for (; num_fine < 3; n++) { /* until several in a row need no more allocations than are left to them */
+            qr_mem_fail_after((uint64_t)n);
+            int status = bare_exchange(calls[i][0], calls[i][1]);
+            uint64_t used = qr_mem_num_allocations();
+            qr_mem_fail_off();
+            if (status != 0 && status != 200 && status != 500 && status != 503) fail_msg("%d: status %d", n, status);
+            num_fine = status == 200 && used <= (uint64_t)n ? num_fine + 1 : 0;
+            assert_true(n < 2000);
+        }
+        assert_true(n > 10);
+        assert_true(fake_wait_idle(3000) >= 0);
+        assert_int_equal(bare_exchange(calls[i][0], calls[i][1]), 200);
+    }
+}
+
 static void served_names(qr_server_options *options)
 {
     static const char *const names[] = {"first", "org/second"};
@@ -802,6 +848,7 @@ int main(void)
         shared(a_client_that_leaves_frees_its_blocks),
         shared(clients_leaving_at_any_moment),
         shared(many_streams_at_once),
+        shared(calls_survive_failed_allocations),
         cmocka_unit_test(too_large_bodies),
         cmocka_unit_test(api_keys),
         cmocka_unit_test(slow_senders_are_cut),
