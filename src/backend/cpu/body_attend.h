@@ -12,7 +12,7 @@
 #include "backend/cpu/body_linear.h"
 #include "backend/cpu/body_rows.h"
 
-enum { ATTEND_ROWS = V16_TOKENS / 2, ATTEND_VECS = V16_PANELS * 2 }; /* register tile: as many as in float_tile */
+enum { ATTEND_ROWS = V16_TOKENS / V16_PANELS, ATTEND_VECS = V16_PANELS == 1 ? 1 : 4 }; /* the register tile */
 
 /* Where 16 keys lie: dimension d at lo + d * row (blocks of 8: 8 keys there, 8 at hi + d * row). */
 typedef struct key_vec {
@@ -40,7 +40,10 @@ INLINE void fetch_keys(const qr_attend_tile *a, const int elem, int j, const int
 {
     const int lines = P * elem / 4;
     int row = elem * a->block_size, block = 16 * j / a->block_size;
-    if (row >= 64) { /* a dimension of a block fills whole lines */
+    if (P == 1) { /* lines are shared with neighbours: some are asked for twice */
+        int part = a->block_size < 16 ? d & 1 : 0;
+        prefetch((const uint8_t *)a->next_k[block + part] + (size_t)d * row + 16 * elem * j % row, 1);
+    } else if (row >= 64) { /* a dimension of a block fills whole lines */
         UNROLL
         for (int i = 0; i < lines; i++) {
             int byte = 16 * elem * j + 64 * i;

@@ -10,7 +10,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { LOWBIT_TOKENS = 3, LOWBIT_PANELS = 1 };
+enum { LOWBIT_TOKENS = 4, LOWBIT_PANELS = 1 };
 
 #include "backend/cpu/unroll.h"
 
@@ -83,9 +83,6 @@ INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes,
 {
     (void)panel_bytes, (void)P; /* one panel at a time */
     const int parts = f.halves ? 2 : 1;
-    v16 out[LOWBIT_TOKENS];
-    UNROLL
-    for (int t = 0; t < T; t++) out[t] = v16_load(acc + t * ld_acc);
     for (int64_t left = k; left > 0; left -= qr_lowbit_unit_cols(f), w += qr_lowbit_unit_bytes(f)) {
         v16 d = v16_load_f16((const uint16_t *)w), dmin = d;
         if (f.has_min) dmin = v16_load_f16((const uint16_t *)w + 16);
@@ -110,15 +107,15 @@ INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes,
                 for (int t = 0; t < T; t++) {
                     const qr_act_group *a = x + t * ld_x;
                     v16 dot = {_mm256_cvtepi32_ps(sum[t].lo), _mm256_cvtepi32_ps(sum[t].hi)};
-                    out[t] = v16_fma(dot, v16_mul(ws, v16_set1(a->d)), out[t]);
-                    if (f.has_min) out[t] = v16_fma(wm, v16_set1(f.halves ? a->half_asum[h] : a->asum), out[t]);
+                    /* results stay in memory: the registers are full of sums */
+                    v16 out = v16_fma(dot, v16_mul(ws, v16_set1(a->d)), v16_load(acc + t * ld_acc));
+                    if (f.has_min) out = v16_fma(wm, v16_set1(f.halves ? a->half_asum[h] : a->asum), out);
+                    v16_store(acc + t * ld_acc, out);
                 }
             }
             group = codes + qr_lowbit_code_bytes(f);
         }
     }
-    UNROLL
-    for (int t = 0; t < T; t++) v16_store(acc + t * ld_acc, out[t]);
 }
 
 #include "backend/cpu/body_attend.h"
