@@ -67,6 +67,8 @@ INLINE void dot_part(const qr_lowbit f, const uint8_t *codes, const qr_act_group
             __m256i a = quad(x + t * ld_x, j);
             sum[t].pairs_lo = _mm256_add_epi16(sum[t].pairs_lo, products(f, lo, a));
             sum[t].pairs_hi = _mm256_add_epi16(sum[t].pairs_hi, products(f, hi, a));
+            /* the compiler would add in another order, and keep all products meanwhile */
+            __asm__("" : "+x"(sum[t].pairs_lo), "+x"(sum[t].pairs_hi));
             if ((j - first) % quads == quads - 1 || j == end - 1) widen(&sum[t]);
         }
     }
