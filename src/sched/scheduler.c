@@ -383,6 +383,7 @@ void qr_sched_get_stats(const qr_sched *sched, qr_sched_stats *out)
         .num_free_swap_blocks = sched->swap_pool ? qr_block_pool_num_free(sched->swap_pool) : 0,
         .num_live_slots = qr_block_pool_num_live_slots(sched->pool),
         .live_slot_fraction = sched->num_steps > 0 ? sched->live_fraction_sum / (double)sched->num_steps : 0,
+        .saved_block_fraction = sched->num_steps > 0 ? sched->saved_fraction_sum / (double)sched->num_steps : 0,
         .num_steps = sched->num_steps,
         .num_preemptions = sched->num_preemptions,
         .num_swapped_groups = sched->num_swapped_groups,

@@ -172,9 +172,10 @@ typedef struct qr_sched_stats {
     int num_waiting;                   /* requests, preempted ones included */
     int32_t num_blocks, num_free_blocks;
     int32_t num_swap_blocks, num_free_swap_blocks;
-    int64_t num_live_slots;               /* computed tokens in blocks in use, shared blocks once */
-    double live_slot_fraction;            /* live slots / slots of blocks in use at commit, mean over steps; 0 before */
-    uint64_t num_swapped_groups;          /* preemptions that moved the group to swap space */
+    int64_t num_live_slots;      /* computed tokens in blocks in use, shared blocks once */
+    double live_slot_fraction;   /* live slots / slots of blocks in use at commit, mean over steps; 0 before */
+    double saved_block_fraction; /* blocks that tables share with others / blocks of all tables, at commit, mean */
+    uint64_t num_swapped_groups; /* preemptions that moved the group to swap space */
     uint64_t num_steps, num_preemptions;  /* steps with at least one entry */
     uint64_t prefix_queries, prefix_hits; /* tokens, counted when a request is first admitted */
 } qr_sched_stats;

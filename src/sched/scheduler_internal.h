@@ -37,7 +37,7 @@ struct qr_sched {
     double compute_us_per_token, swap_us_per_block;
 
     uint64_t num_swapped_groups, num_steps, num_preemptions, prefix_queries, prefix_hits;
-    double live_fraction_sum; /* over num_steps */
+    double live_fraction_sum, saved_fraction_sum; /* over num_steps */
 };
 
 /* The first sequence that is neither finished nor idle. */

@@ -312,6 +312,19 @@ static void fork_group(qr_sched *sched, qr_request *request, const qr_seq *lead)
     request->forked = true;
 }
 
+/* How well blocks in use are used, after a step. */
+static void observe_blocks(qr_sched *sched)
+{
+    const int64_t num_used = qr_block_pool_num_blocks(sched->pool) - qr_block_pool_num_free(sched->pool);
+    int64_t num_in_tables = 0;
+    for (int i = 0; i < sched->num_running; i++)
+        for (int s = 0; s < sched->running[i]->n; s++) num_in_tables += sched->running[i]->seqs[s].table.num_blocks;
+    sched->live_fraction_sum +=
+        (double)qr_block_pool_num_live_slots(sched->pool) / (double)(num_used * sched->options.block_size);
+    sched->saved_fraction_sum += (double)(num_in_tables - num_used) / (double)num_in_tables;
+    sched->num_steps++;
+}
+
 void qr_sched_commit_step(qr_sched *sched)
 {
     assert(sched->in_step);
@@ -325,8 +338,5 @@ void qr_sched_commit_step(qr_sched *sched)
                               entry->request->extra_key);
         if (entry->forks) fork_group(sched, entry->request, seq);
     }
-    const int64_t used_blocks = qr_block_pool_num_blocks(sched->pool) - qr_block_pool_num_free(sched->pool);
-    sched->live_fraction_sum +=
-        (double)qr_block_pool_num_live_slots(sched->pool) / (double)(used_blocks * sched->options.block_size);
-    sched->num_steps++;
+    observe_blocks(sched);
 }
