@@ -346,7 +346,7 @@ static void completed(void *cls, struct MHD_Connection *mhd, void **con_cls, enu
     qr_call *call = *con_cls;
     if (!call) return;
     *con_cls = NULL;
-    qr_log(QR_LOG_DEBUG, "server: %s %d, %.1f ms%s", call->route ? call->route->path : "-", call->http_status,
+    qr_log(QR_LOG_INFO, "server: %s %d, %.1f ms%s", call->route ? call->route->path : "-", call->http_status,
            (double)(qr_clock_us() - call->started_us) / 1000,
            code == MHD_REQUEST_TERMINATED_COMPLETED_OK ? "" : ", cut off");
     call->mhd = NULL;

@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <jansson.h>
 #include <microhttpd.h>
 
 #include "base/clock.h"
@@ -250,6 +251,7 @@ static quire_status set_up(qr_server *server, quire_error *error)
     if (server->epoll_fd < 0 || server->event_fd < 0 ||
         epoll_ctl(server->epoll_fd, EPOLL_CTL_ADD, server->event_fd, &event) != 0)
         return qr_fail(error, QUIRE_IO, "cannot watch sockets: %s", strerror(errno));
+    json_object_seed(0); /* once, before workers could race to do it */
     qr_server_raise_nofile(options->max_connections);
     return qr_server_listen(options->host, options->port, &server->listen_fd, &server->port, error);
 }
