@@ -4,7 +4,8 @@ SOMAJOR := 0
 BUILD   ?= build
 PREFIX  ?= /usr/local
 MODEL   ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
-PKGS    := libmicrohttpd jansson libpcre2-8 libutf8proc libcurl libxxhash
+LIB_PKGS := jansson libpcre2-8 libutf8proc libxxhash
+PKGS    := $(LIB_PKGS) libmicrohttpd libcurl
 CFLAGS  ?= -O2 -g
 WARN    := -Wall -Wextra -Werror
 Q       := $(if $(V),,@)# make V=1 shows the commands
@@ -28,7 +29,7 @@ LIB_SRC  := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 APP_SRC  := $(filter-out src/cli/main.c,$(foreach d,$(APP_DIRS),$(wildcard src/$(d)/*.c)))
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 APP_OBJ  := $(APP_SRC:%.c=$(BUILD)/%.o)
-MAIN_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard src/cli/main.c))
+MAIN_OBJ := $(BUILD)/src/cli/main.o
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c))
@@ -41,7 +42,7 @@ $(BUILD)/src/backend/cpu/%_avx2.o:   ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),
 $(BUILD)/src/backend/cpu/%_avx512.o: ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),$(x86_avx512))
 $(BUILD)/src/backend/cpu/%_neon.o:   ISA_CFLAGS = $(if $(filter aarch64,$(ARCH)),$(arm_neon))
 
-all: $(if $(MAIN_OBJ),$(BUILD)/quire $(BUILD)/quire.1) $(BUILD)/libquire.a $(BUILD)/libquire.so ## build quire, libquire.a and libquire.so (the default)
+all: $(BUILD)/quire $(BUILD)/quire.1 $(BUILD)/libquire.a $(BUILD)/libquire.so ## build quire, libquire.a and libquire.so (the default)
 
 # Changes when the compiler or its flags do, and everything is rebuilt; says what is missing before the compiler does.
 $(BUILD)/flags: FORCE
@@ -122,12 +123,12 @@ fuzzers: $(FUZZERS)
 CLANG ?= clang-14
 SAN = PLAIN=$(BUILD) CC=$(CLANG) CFLAGS="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
 asan: $(VECTOR_OBJ) ## build-asan/: the program, tests and fuzz targets with AddressSanitizer and UBSan (clang)
-	@$(MAKE) --no-print-directory BUILD=build-asan $(SAN) -fsanitize=address,undefined,fuzzer-no-link" \
-	    LDFLAGS=-fsanitize=address,undefined $(if $(MAIN_OBJ),build-asan/quire) $(TESTS:$(BUILD)/%=build-asan/%) $(FUZZERS:$(BUILD)/%=build-asan/%)
+	@$(MAKE) --no-print-directory -k BUILD=build-asan $(SAN) -fsanitize=address,undefined,fuzzer-no-link" \
+	    LDFLAGS=-fsanitize=address,undefined build-asan/quire $(TESTS:$(BUILD)/%=build-asan/%) $(FUZZERS:$(BUILD)/%=build-asan/%)
 
-TSAN_TESTS := $(filter %/test_base $(BUILD)/tests/test_engine% $(BUILD)/tests/test_server%,$(TESTS))
+TSAN_TESTS := $(filter-out %_golden,$(filter %/test_base $(BUILD)/tests/test_engine% $(BUILD)/tests/test_server%,$(TESTS)))
 tsan: $(VECTOR_OBJ) ## build-tsan/: the tests that have threads, with ThreadSanitizer (clang)
-	@$(MAKE) --no-print-directory BUILD=build-tsan $(SAN) -fsanitize=thread" LDFLAGS=-fsanitize=thread \
+	@$(MAKE) --no-print-directory -k BUILD=build-tsan $(SAN) -fsanitize=thread" LDFLAGS=-fsanitize=thread \
 	    $(TSAN_TESTS:$(BUILD)/%=build-tsan/%)
 
 # ---- from nothing to a running server, or to a checked one
@@ -187,13 +188,13 @@ arm: ## build-arm/: what check-arm runs
 DEST := $(DESTDIR)$(PREFIX)
 install: all ## install under PREFIX (default /usr/local), staged below DESTDIR
 	install -d $(DEST)/bin $(DEST)/include $(DEST)/lib/pkgconfig $(DEST)/share/man/man1 $(DEST)/share/doc/quire
-	install $(BUILD)/quire $(DEST)/bin/
+	install -s $(BUILD)/quire $(DEST)/bin/
 	install -m 644 include/quire.h $(DEST)/include/
 	install -m 644 $(BUILD)/libquire.a $(DEST)/lib/
-	install $(BUILD)/libquire.so $(DEST)/lib/libquire.so.$(VERSION)
+	install -s $(BUILD)/libquire.so $(DEST)/lib/libquire.so.$(VERSION)
 	ln -sf libquire.so.$(VERSION) $(DEST)/lib/libquire.so.$(SOMAJOR)
 	ln -sf libquire.so.$(SOMAJOR) $(DEST)/lib/libquire.so
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(PKGS)|' tools/quire.pc.in \
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(LIB_PKGS)|' tools/quire.pc.in \
 	    > $(DEST)/lib/pkgconfig/quire.pc
 	install -m 644 $(BUILD)/quire.1 $(DEST)/share/man/man1/
 	install -m 644 LICENSE README.md $(DEST)/share/doc/quire/

@@ -31,7 +31,7 @@ static qr_tokenizer *open_tokenizer(const char *path)
 {
     quire_error error = {0};
     qr_checkpoint *ckpt;
-    qr_tokenizer *tok;
+    qr_tokenizer *tok = NULL;
     if (qr_checkpoint_open(path, &ckpt, &error) != QUIRE_OK || qr_tokenizer_create(ckpt, &tok, &error) != QUIRE_OK)
         fail_msg("%s: %s", path, error.message);
     qr_checkpoint_close(ckpt); /* the tokenizer keeps nothing of it */

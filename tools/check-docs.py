@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-OTHERS_OPTIONS = {"--help", "--version"}  # of other programs that pages mention
+OTHERS_OPTIONS = {"--help", "--version", "--cflags", "--libs"}  # the first two are everywhere, the others pkg-config's
 
 
 def known_options(program):

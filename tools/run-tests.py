@@ -22,7 +22,8 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "logs"
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
-TIMEOUT_S = 300
+TIMEOUT_S = 600
+E2E_ASAN = ("test_soak",)  # also with the sanitizers' build of the program
 SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -149,7 +150,7 @@ def sources(pattern):
 
 
 def checks():
-    return [Job(f"check/{name}", ["make", "-s", f"check-{name}"], "one") for name in ("format", "includes")]
+    return [Job(f"check/{name}", ["make", "-s", f"check-{name}"], "one") for name in ("format", "includes", "docs")]
 
 
 def unit(build, label, env=None, wrap=()):
@@ -174,9 +175,10 @@ def fuzz(seconds):
 
 
 def e2e():
-    python = ROOT / ".venv" / "bin" / "python"
-    return [Job(f"e2e/{name}", [str(python), f"tests/e2e/{name}.py"], "script", timeout_s=600)
-            for name in sources("tests/e2e/test_*.py")]
+    python = str(ROOT / ".venv" / "bin" / "python")
+    jobs = [Job(f"e2e/{name}", [python, f"tests/e2e/{name}.py"], "script") for name in sources("tests/e2e/test_*.py")]
+    asan = {"QUIRE_BIN": str(ROOT / "build-asan" / "quire")}
+    return jobs + [Job(f"asan/e2e/{name}", [python, f"tests/e2e/{name}.py"], "script", asan) for name in E2E_ASAN]
 
 
 def run_all(runner):
