@@ -363,7 +363,8 @@ static qr_jval do_round(qr_jrun *run, qr_jval value, const qr_jargs *args)
         qr_jval unit = qr_jval_arith(run, "**", qr_jval_int(10), qr_jval_int(digits));
         double scaled = qr_jval_real(qr_jval_arith(run, "*", value, unit));
         if (!isfinite(scaled)) qr_jrun_raise(run, "cannot convert float infinity or NaN to integer");
-        return qr_jval_float((ceils ? ceil(scaled) : floor(scaled)) / qr_jval_real(unit));
+        double whole = (ceils ? ceil(scaled) : floor(scaled)) + 0.0; /* an integer in Python: no -0 */
+        return qr_jval_float(whole / qr_jval_real(unit));
     }
     if (value.kind == QR_J_FLOAT) return qr_jval_float(round_real(value.real, digits));
     return round_int(run, qr_jval_to_int(run, value, "value"), digits);

@@ -1,6 +1,7 @@
 """The reference of the chat template tests: jinja2 with the settings that transformers' apply_chat_template uses."""
 
 import datetime
+import functools
 import json
 
 import jinja2
@@ -34,6 +35,7 @@ def tojson(x, ensure_ascii=False, indent=None, separators=None, sort_keys=False)
     return json.dumps(x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+@functools.lru_cache
 def environment(now):
     def strftime_now(fmt):
         return datetime.datetime.utcfromtimestamp(now).strftime(fmt)
