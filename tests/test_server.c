@@ -831,6 +831,49 @@ static void served_model_names(void **state)
     stop();
 }
 
+static void file_name(qr_server_options *options) { options->model_path = "some/where/tiny.Q4_1.gguf"; }
+static void folder_name(qr_server_options *options) { options->model_path = "org/Tiny-1B//"; }
+static void both_names(qr_server_options *options)
+{
+    file_name(options);
+    served_names(options);
+}
+
+static void models_are_named_after_their_files(void **state)
+{
+    (void)state;
+    start(file_name);
+    json_t *root = call_json("GET", "/v1/models", NULL, 200);
+    assert_int_equal(json_array_size(at(root, "data")), 1);
+    assert_string_equal(text_at(root, "data.0.id"), "tiny.Q4_1");
+    assert_string_equal(text_at(root, "data.0.root"), "some/where/tiny.Q4_1.gguf");
+    json_decref(root);
+    static const char *const bodies[] = {
+        "{\"prompt\":\"a\",\"model\":\"tiny.Q4_1\"}",
+        "{\"prompt\":\"a\",\"model\":\"some/where/tiny.Q4_1.gguf\"}",
+        "{\"prompt\":\"a\"}",
+    };
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        root = call_json("POST", "/v1/completions", bodies[i], 200);
+        assert_string_equal(text_at(root, "model"), "tiny.Q4_1");
+        json_decref(root);
+    }
+    expect_error("POST", "/v1/completions", "{\"prompt\":\"a\",\"model\":\"fake-model\"}", 404, "model", "not exist");
+    stop();
+
+    start(folder_name);
+    root = call_json("GET", "/v1/models/Tiny-1B", NULL, 200);
+    json_decref(root);
+    stop();
+
+    start(both_names); /* what was asked for, nothing else */
+    root = call_json("GET", "/v1/models", NULL, 200);
+    assert_string_equal(text_at(root, "data.0.id"), "first");
+    json_decref(root);
+    expect_error("GET", "/v1/models/tiny.Q4_1", NULL, 404, "model", "does not exist");
+    stop();
+}
+
 int main(void)
 {
 #define shared(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -858,6 +901,7 @@ int main(void)
         cmocka_unit_test(bad_options_are_named),
         cmocka_unit_test(start_survives_failed_allocations),
         cmocka_unit_test(served_model_names),
+        cmocka_unit_test(models_are_named_after_their_files),
     };
     return cmocka_run_group_tests_name("server", tests, NULL, NULL);
 }

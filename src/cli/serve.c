@@ -73,6 +73,7 @@ int qr_cli_run_serve(qr_cli_args *args)
     args->server.model = model;
     args->server.engine = engine;
     args->server.chat_template = template_text.data;
+    args->server.model_path = args->words[0];
     args->server.served_model_names = args->served_model_names.items;
     args->server.num_served_model_names = args->served_model_names.count;
     if (catch_signals() != QR_CLI_OK) goto done;

@@ -38,7 +38,8 @@ struct qr_conn {
 
 struct qr_server {
     qr_server_options options;
-    const char *model_name;
+    const char *model_name; /* the one shown */
+    char *path_name;        /* model_name when it comes from options.model_path, else NULL */
     qr_api_limits limits;
     int max_model_len;
     int64_t created;

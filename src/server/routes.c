@@ -7,7 +7,8 @@ bool qr_routes_serves_model(const qr_server *server, const char *name)
     const qr_server_options *options = &server->options;
     for (int i = 0; i < options->num_served_model_names; i++)
         if (strcmp(name, options->served_model_names[i]) == 0) return true;
-    return options->num_served_model_names == 0 && strcmp(name, server->model_name) == 0;
+    if (options->num_served_model_names) return false;
+    return strcmp(name, server->model_name) == 0 || (options->model_path && strcmp(name, options->model_path) == 0);
 }
 
 static void emit_model(const qr_server *server, const char *name, qr_emit *out)
@@ -16,7 +17,8 @@ static void emit_model(const qr_server *server, const char *name, qr_emit *out)
     qr_emit_string(out, name, strlen(name));
     qr_emit_printf(
         out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"quire\",\"root\":", (long long)server->created);
-    qr_emit_string(out, server->model_name, strlen(server->model_name));
+    const char *root = server->options.model_path ? server->options.model_path : server->model_name;
+    qr_emit_string(out, root, strlen(root));
     qr_emit_printf(out, ",\"parent\":null,\"max_model_len\":%d,\"permission\":[]}", server->max_model_len);
 }
 

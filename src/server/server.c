@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -224,12 +225,29 @@ static void destroy(qr_server *server)
     if (server->event_fd >= 0) close(server->event_fd);
     if (server->epoll_fd >= 0) close(server->epoll_fd);
     qr_token_text_deinit(&server->token_text);
+    qr_free(server->path_name);
     pthread_mutex_destroy(&server->drain_lock);
     pthread_cond_destroy(&server->drained);
     pthread_mutex_destroy(&server->ready_lock);
     pthread_mutex_destroy(&server->work_lock);
     pthread_cond_destroy(&server->work_cond);
     qr_free(server);
+}
+
+/* "models/SmolLM2.Q4_1.gguf" and "checkpoints/SmolLM2.Q4_1/" are both served as "SmolLM2.Q4_1". */
+static quire_status name_after_path(const char *path, char **out, quire_error *error)
+{
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') end--;
+    size_t begin = end;
+    while (begin && path[begin - 1] != '/') begin--;
+    static const char suffix[] = ".gguf";
+    size_t suffix_bytes = sizeof suffix - 1;
+    if (end - begin > suffix_bytes && strncasecmp(path + end - suffix_bytes, suffix, suffix_bytes) == 0)
+        end -= suffix_bytes;
+    if (begin == end) begin = 0; /* "/" */
+    *out = qr_strndup(path + begin, end - begin);
+    return *out ? QUIRE_OK : qr_fail_nomem(error, "the model's name", end - begin);
 }
 
 static quire_status set_up(qr_server *server, quire_error *error)
@@ -240,6 +258,10 @@ static quire_status set_up(qr_server *server, quire_error *error)
     quire_model_get_info(options->model, &info);
     quire_engine_get_stats(options->engine, &stats);
     server->model_name = options->num_served_model_names ? options->served_model_names[0] : info.name;
+    if (!options->num_served_model_names && options->model_path) {
+        QR_TRY(name_after_path(options->model_path, &server->path_name, error));
+        server->model_name = server->path_name;
+    }
     server->max_model_len = stats.max_model_len;
     server->created = time(NULL);
     server->limits = (qr_api_limits){info.vocab_size, options->max_n, options->max_prompts, options->max_logprobs};

@@ -24,18 +24,20 @@ typedef struct qr_server_options {
     int port;                              /* default 8000; 0: any free one, see qr_server_port() */
     const char *api_key;                   /* NULL: none wanted */
     const char *const *served_model_names; /* the first is the one shown */
-    int num_served_model_names;            /* 0: the model's own name */
-    const char *chat_template;             /* Jinja source in place of the model's, or NULL */
-    size_t max_request_bytes;              /* of one body; default 16 MiB */
-    size_t max_stream_bytes;               /* output waiting for one slow client; default 4 MiB, then it is dropped */
-    int max_connections;                   /* default 1024 */
-    int max_n;                             /* sequences per prompt; default 128 */
-    int max_prompts;                       /* prompts per call; default 256 */
-    int max_logprobs;                      /* candidates per token; default 20 */
-    int num_workers;                       /* threads that parse, render and tokenize; default 2 */
-    int header_timeout_ms; /* a connection must deliver its next request's headers within; default 30000 */
-    int body_timeout_ms;   /* and the body within; default 60000 */
-    int send_timeout_ms;   /* a client must read something within; default 60000 */
+    int num_served_model_names;            /* 0: named after model_path */
+    const char *model_path; /* what the model was opened as: its file name without ".gguf" is the name then, the whole
+                               path is accepted too; NULL: the name in the model's file */
+    const char *chat_template; /* Jinja source in place of the model's, or NULL */
+    size_t max_request_bytes;  /* of one body; default 16 MiB */
+    size_t max_stream_bytes;   /* output waiting for one slow client; default 4 MiB, then it is dropped */
+    int max_connections;       /* default 1024 */
+    int max_n;                 /* sequences per prompt; default 128 */
+    int max_prompts;           /* prompts per call; default 256 */
+    int max_logprobs;          /* candidates per token; default 20 */
+    int num_workers;           /* threads that parse, render and tokenize; default 2 */
+    int header_timeout_ms;     /* a connection must deliver its next request's headers within; default 30000 */
+    int body_timeout_ms;       /* and the body within; default 60000 */
+    int send_timeout_ms;       /* a client must read something within; default 60000 */
 } qr_server_options;
 
 void qr_server_options_init(qr_server_options *options);
