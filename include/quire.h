@@ -214,18 +214,33 @@ typedef struct quire_logit_bias {
     float bias; /* added to the logit before sampling, -100..100 */
 } quire_logit_bias;
 
+/* When a beam search ends, as in transformers' generate(): FALSE as soon as no running beam is likely to beat the worst
+ * finished one at the present length; TRUE with the first best_of finished beams; NEVER when none can possibly. */
+typedef enum quire_early_stopping {
+    QUIRE_EARLY_STOPPING_FALSE,
+    QUIRE_EARLY_STOPPING_TRUE,
+    QUIRE_EARLY_STOPPING_NEVER
+} quire_early_stopping;
+
+/* Sequences that are chosen among (best_of above n, beams) come whole, in one output each, best first; they cannot be
+ * combined with logprobs. A beam search ignores temperature, top_k, top_p, min_p, typical_p and seed, and cannot be
+ * combined with penalties, logit_bias or stop strings. */
 typedef struct quire_sampling_params {
-    int n;                     /* sequences to return, >= 1 */
-    int max_tokens;            /* new tokens at most; < 0: until max_model_len */
-    int min_tokens;            /* stop tokens and strings do not count before so many */
-    double temperature;        /* 0: greedy */
-    double top_p;              /* (0, 1]; 1: off */
-    int top_k;                 /* <= 0: off */
-    double min_p;              /* [0, 1]; 0: off */
-    double typical_p;          /* (0, 1]; 1: off */
-    double repetition_penalty; /* > 0; 1: off; prompt and output */
-    double presence_penalty;   /* [-2, 2]; output only */
-    double frequency_penalty;  /* [-2, 2]; output only */
+    int n;                 /* sequences to return, >= 1 */
+    int best_of;           /* sequences to generate, the best n returned (by mean logprob); 0: n. Beam width */
+    bool use_beam_search;  /* best_of (or n) beams; the best n by score come whole, when all are done */
+    double length_penalty; /* beam score = cumulative logprob / tokens ^ length_penalty; default 1 */
+    quire_early_stopping early_stopping; /* when a beam search may end; default QUIRE_EARLY_STOPPING_FALSE */
+    int max_tokens;                      /* new tokens at most; < 0: until max_model_len */
+    int min_tokens;                      /* stop tokens and strings do not count before so many */
+    double temperature;                  /* 0: greedy */
+    double top_p;                        /* (0, 1]; 1: off */
+    int top_k;                           /* <= 0: off */
+    double min_p;                        /* [0, 1]; 0: off */
+    double typical_p;                    /* (0, 1]; 1: off */
+    double repetition_penalty;           /* > 0; 1: off; prompt and output */
+    double presence_penalty;             /* [-2, 2]; output only */
+    double frequency_penalty;            /* [-2, 2]; output only */
     bool has_seed;
     uint64_t seed; /* sequence i of n draws with (seed, i, position) */
     bool ignore_eos;
@@ -285,7 +300,8 @@ typedef struct quire_output {
     const quire_token_logprobs *prompt_logprobs; /* [num_prompt_tokens] or NULL; with prompt_token_ids */
     int num_cached_tokens;                       /* prompt tokens found in the prefix cache */
     int num_output_tokens;                       /* of this sequence so far */
-    double cumulative_logprob;                   /* of the sequence so far; NaN without logprobs */
+    double cumulative_logprob;                   /* of the sequence so far; NaN without logprobs, best_of and beams */
+    double beam_score;                           /* what beams are sorted by; NaN without beam search */
     quire_finish_reason finish_reason;           /* NONE while the sequence runs */
     const char *stop_string;                     /* the stop string that ended it, or NULL */
     int32_t stop_token_id;                       /* the stop token that ended it, or -1 */
@@ -328,8 +344,8 @@ QUIRE_API QUIRE_MUST_USE quire_status quire_request_next(quire_request *request,
                                                          const quire_output **out);
 /* Stop it: its blocks are free after the step that is running. A finished request is left as it is. */
 QUIRE_API void quire_request_abort(quire_request *request);
-/* Give the handle back; a running request goes on unless aborted. After return with on_output set, callbacks may
- * still come until the output with request_finished. */
+/* Give the handle back (before or after the engine is destroyed; abort only before); a running request goes on unless
+ * aborted. After return with on_output set, callbacks may still come until the output with request_finished. */
 QUIRE_API void quire_request_release(quire_request *request);
 
 /* ---- hub -------------------------------------------------------------------------------------- */

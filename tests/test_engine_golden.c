@@ -54,6 +54,48 @@ static void check_greedy(quire_engine *engine, const int32_t *prompt, size_t num
     quire_request_release(request);
 }
 
+/* Beam searches as generate() returns them: sequences best first (padded after their end), scores within 1e-3. */
+static void check_beams(quire_engine *engine, const int32_t *prompt, size_t num_prompt, const json_t *entries,
+                        int max_tokens)
+{
+    size_t e;
+    json_t *entry;
+    json_array_foreach(entries, e, entry)
+    {
+        quire_request_options options;
+        quire_request *request = NULL;
+        quire_error error = {0};
+        const quire_output *o;
+        const json_t *early = json_object_get(entry, "early_stopping");
+        const json_t *sequences = json_object_get(entry, "sequences"), *scores = json_object_get(entry, "scores");
+        quire_request_options_init(&options);
+        options.prompt_token_ids = prompt;
+        options.num_prompt_tokens = num_prompt;
+        quire_sampling_params *p = &options.sampling;
+        p->use_beam_search = true;
+        p->n = (int)json_integer_value(json_object_get(entry, "num_beams"));
+        p->length_penalty = json_number_value(json_object_get(entry, "length_penalty"));
+        p->early_stopping = json_is_true(early)     ? QUIRE_EARLY_STOPPING_TRUE
+                            : json_is_string(early) ? QUIRE_EARLY_STOPPING_NEVER
+                                                    : QUIRE_EARLY_STOPPING_FALSE;
+        p->max_tokens = max_tokens;
+        if (quire_submit(engine, &options, &request, &error) != QUIRE_OK) fail_msg("%s", error.message);
+        int num = 0;
+        while (quire_request_next(request, -1, &o) == QUIRE_OK) {
+            const json_t *want = json_array_get(sequences, (size_t)num);
+            assert_int_equal(o->index, num);
+            for (int i = 0; i < o->num_tokens; i++)
+                assert_int_equal(o->token_ids[i], json_integer_value(json_array_get(want, (size_t)i)));
+            for (size_t i = (size_t)o->num_tokens; i < json_array_size(want); i++) /* padding */
+                assert_int_equal(o->finish_reason, QUIRE_FINISH_STOP);
+            assert_true(fabs(o->beam_score - json_number_value(json_array_get(scores, (size_t)num))) < 1e-3);
+            num++;
+        }
+        assert_int_equal(num, p->n);
+        quire_request_release(request);
+    }
+}
+
 static void check_tiny(const char *arch, const char *model_path)
 {
     char path[256];
@@ -80,6 +122,7 @@ static void check_tiny(const char *arch, const char *model_path)
         if (quire_model_logits(model, ids, num_ids, got, &error) != QUIRE_OK) fail_msg("%s", error.message);
         for (size_t i = 0; i < num_ids * vocab; i++) worst = fmax(worst, fabs((double)got[i] - want[i]));
         check_greedy(engine, ids, num_ids, json_array_get(json_object_get(golden, "greedy"), row));
+        if (row == 0) check_beams(engine, ids, num_ids, json_object_get(golden, "beam"), 20);
         free(ids);
         free(want);
         free(got);
@@ -207,6 +250,14 @@ static void smollm2(void **state)
         free(ids);
         quire_free(tokenized);
     }
+    const char *beam_prompt = json_string_value(json_object_get(golden, "beam_prompt"));
+    int32_t *beam_ids = NULL;
+    size_t num_beam_ids;
+    assert_int_equal(
+        quire_tokenize(exact, beam_prompt, strlen(beam_prompt), true, true, &beam_ids, &num_beam_ids, &error),
+        QUIRE_OK);
+    check_beams(engine, beam_ids, num_beam_ids, json_object_get(golden, "beam"), 32);
+    quire_free(beam_ids);
     kl /= (double)positions;
     print_message("SmolLM2 float32: largest difference of a top-32 logprob %.2e; int8: mean KL divergence %.5f over "
                   "%zu positions\n",

@@ -260,7 +260,7 @@ static quire_status validate(const quire_engine *e, const quire_request *r, quir
     const qr_request_params p = {.prompt_token_ids = r->prompt_ids,
                                  .num_prompt_tokens = r->num_prompt,
                                  .max_output_tokens = r->max_output_tokens,
-                                 .n = r->params.n};
+                                 .n = r->num_seqs};
     return qr_sched_validate(e->sched, &p, error);
 }
 
@@ -388,23 +388,17 @@ static void close_request(quire_engine *e, quire_request *r, int num_generated, 
 void qr_engine_retire(quire_engine *e, quire_request *r, quire_finish_reason reason)
 {
     int num_generated = 0;
-    for (int i = 0; i < r->params.n; i++) num_generated += r->sched_request->seqs[i].num_output_tokens;
+    for (int i = 0; i < r->num_seqs; i++) num_generated += r->sched_request->seqs[i].num_output_tokens;
     qr_sched_remove(e->sched, r->sched_request);
     r->sched_request = NULL;
     unlink_live(e, r);
     close_request(e, r, num_generated, reason);
 }
 
-static void end_all_seqs(quire_request *r, quire_finish_reason reason, const char *message)
-{
-    for (int i = 0; i < r->params.n; i++)
-        qr_request_end_seq(r, i, r->sched_request ? r->sched_request->seqs[i].num_output_tokens : 0, reason, message);
-}
-
 static void abort_request(quire_engine *e, quire_request *r)
 {
     qr_sched_abort(e->sched, r->sched_request);
-    end_all_seqs(r, QUIRE_FINISH_ABORT, NULL);
+    qr_request_end_all(r, QUIRE_FINISH_ABORT, NULL);
     qr_engine_retire(e, r, QUIRE_FINISH_ABORT);
 }
 
@@ -413,14 +407,15 @@ static void admit(quire_engine *e, quire_request *r)
     const qr_request_params p = {.prompt_token_ids = r->prompt_ids,
                                  .num_prompt_tokens = r->num_prompt,
                                  .max_output_tokens = r->max_output_tokens,
-                                 .n = r->params.n,
+                                 .n = r->num_seqs,
+                                 .lockstep = r->beams != NULL,
                                  .priority = r->priority,
                                  .extra_key = r->extra_key,
                                  .no_prefix_read = r->params.prompt_logprobs >= 0,
                                  .user = r};
     quire_error error;
     if (qr_sched_add(e->sched, &p, &r->sched_request, &error) != QUIRE_OK) {
-        end_all_seqs(r, QUIRE_FINISH_ERROR, error.message);
+        qr_request_end_all(r, QUIRE_FINISH_ERROR, error.message);
         close_request(e, r, 0, QUIRE_FINISH_ERROR);
         return;
     }

@@ -22,6 +22,7 @@ void quire_sampling_params_init(quire_sampling_params *params)
                                       .temperature = 1.0,
                                       .top_p = 1.0,
                                       .typical_p = 1.0,
+                                      .length_penalty = 1.0,
                                       .repetition_penalty = 1.0,
                                       .logprobs = -1,
                                       .prompt_logprobs = -1,
@@ -64,6 +65,32 @@ static quire_status check_text_params(const quire_sampling_params *p, const quir
     return QUIRE_OK;
 }
 
+/* Sequences that are chosen among: best_of, beams. */
+static quire_status check_choice(const quire_sampling_params *p, const quire_model *model, quire_error *error)
+{
+    if (p->best_of != 0 && p->best_of < p->n)
+        return qr_fail_param(error, "best_of", "best_of (%d) must be at least n (%d)", p->best_of, p->n);
+    if (!p->use_beam_search && p->best_of <= p->n) return QUIRE_OK;
+    if (p->logprobs >= 0)
+        return qr_fail_param(error, "logprobs", "logprobs cannot be combined with %s",
+                             p->use_beam_search ? "beam search" : "best_of above n");
+    if (!p->use_beam_search) return QUIRE_OK;
+    int width = p->best_of ? p->best_of : p->n, num_eos = model->num_eos_ids + p->num_stop_token_ids;
+    if (qr_beam_num_candidates(width, num_eos) > QR_MAX_LOGPROBS ||
+        qr_beam_num_candidates(width, num_eos) > model->info.vocab_size)
+        return qr_fail_param(error, "best_of", "a beam search of %d beams is too wide: %d candidates a step at most",
+                             width, QR_MAX_LOGPROBS);
+    if (p->num_stop > 0) return qr_fail_param(error, "stop", "stop strings cannot be combined with beam search");
+    if (p->num_logit_bias > 0)
+        return qr_fail_param(error, "logit_bias", "logit_bias cannot be combined with beam search");
+    if (p->repetition_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0)
+        return qr_fail_param(error, "repetition_penalty", "penalties cannot be combined with beam search");
+    if (!(p->length_penalty >= -10 && p->length_penalty <= 10))
+        return qr_fail_param(error, "length_penalty", "length_penalty must be in [-10, 10], got %g", p->length_penalty);
+    if (p->max_tokens == 0) return qr_fail_param(error, "max_tokens", "a beam search needs max_tokens of at least 1");
+    return QUIRE_OK;
+}
+
 static quire_status check_params(const quire_sampling_params *p, const quire_model *model, quire_error *error)
 {
     if (p->n < 1) return qr_fail_param(error, "n", "n must be at least 1, got %d", p->n);
@@ -84,6 +111,7 @@ static quire_status check_params(const quire_sampling_params *p, const quire_mod
     int most = model->info.vocab_size < QR_MAX_LOGPROBS ? model->info.vocab_size : QR_MAX_LOGPROBS;
     QR_TRY(check_range("logprobs", p->logprobs, -1, most, false, error));
     QR_TRY(check_range("prompt_logprobs", p->prompt_logprobs, -1, most, false, error));
+    QR_TRY(check_choice(p, model, error));
     return check_text_params(p, model, error);
 }
 
@@ -160,7 +188,7 @@ static quire_status check_length(quire_request *r, int max_model_len, quire_erro
 /* Everything that adding tokens will need. */
 static quire_status reserve_outputs(quire_request *r, quire_error *error)
 {
-    size_t n = (size_t)r->params.n, longest = 0, num_prompt = (size_t)r->num_prompt;
+    size_t n = (size_t)r->num_seqs, longest = 0, num_prompt = (size_t)r->num_prompt;
     for (int i = 0; i < r->params.num_stop; i++)
         if (strlen(r->params.stop[i]) > longest) longest = strlen(r->params.stop[i]);
     size_t text = longest + 4 * r->model->max_token_bytes + r->prompt_text_bytes + 64;
@@ -171,6 +199,11 @@ static quire_status reserve_outputs(quire_request *r, quire_error *error)
         if (r->model->tokenizer) qr_detok_init(&seq->detok, r->model->tokenizer, r->params.skip_special_tokens);
         if (qr_buf_reserve(&seq->text, text) != 0) return qr_fail_nomem(error, "the outputs", text);
         seq->text.data[0] = '\0';
+    }
+    if (r->params.use_beam_search) {
+        int num_eos = r->params.ignore_eos ? 0 : r->model->num_eos_ids;
+        QR_TRY(qr_beam_create(&r->params, r->num_seqs, num_eos + r->params.num_stop_token_ids, r->max_output_tokens,
+                              &r->beams, error));
     }
     if (r->params.prompt_logprobs < 0) return QUIRE_OK;
     qr_prompt_logprobs *lp = &r->prompt_logprobs;
@@ -192,6 +225,9 @@ static quire_status request_fill(quire_request *r, const quire_request_options *
     QR_TRY(copy_params(r, &o->sampling, error));
     QR_TRY(copy_prompt(r, o, error));
     QR_TRY(check_length(r, max_model_len, error));
+    r->num_seqs = r->params.best_of > 0 ? r->params.best_of : r->params.n;
+    r->chosen_among = r->params.use_beam_search || r->num_seqs > r->params.n;
+    if (r->chosen_among) r->params.logprobs = 0; /* to choose by */
     QR_TRY(reserve_outputs(r, error));
     if (o->cache_salt) r->extra_key = XXH3_64bits(o->cache_salt, strlen(o->cache_salt)) | 1;
     r->priority = o->priority;
@@ -231,8 +267,9 @@ void qr_request_unref(quire_request *r)
         qr_free(o);
     }
     qr_free(r->current);
-    for (int i = 0; r->seqs && i < r->params.n; i++) qr_free(r->seqs[i].text.data);
+    for (int i = 0; r->seqs && i < r->num_seqs; i++) qr_free(r->seqs[i].text.data);
     qr_free(r->seqs);
+    qr_beam_destroy(r->beams);
     qr_free(r->prompt_logprobs.tokens);
     qr_free(r->prompt_logprobs.top_ids);
     qr_free(r->prompt_logprobs.top_logprobs);
@@ -249,18 +286,18 @@ void qr_request_unref(quire_request *r)
 /* A copy that owns its text, token and logprobs; what belongs to the request is pointed to. */
 static qr_queued_output *copy_output(const quire_output *o)
 {
-    int num_top = o->logprobs ? o->logprobs[0].num_top : 0;
+    int num_top = o->logprobs ? o->logprobs[0].num_top : 0; /* logprobs come with single tokens only */
+    size_t token_bytes = (size_t)o->num_tokens * sizeof(int32_t);
     size_t tops = (size_t)num_top * (sizeof(int32_t) + sizeof(float));
-    qr_queued_output *q =
-        qr_malloc(sizeof *q + sizeof(quire_token_logprobs) + tops + sizeof(int32_t) + o->text_bytes + 1);
+    qr_queued_output *q = qr_malloc(sizeof *q + sizeof(quire_token_logprobs) + tops + token_bytes + o->text_bytes + 1);
     if (!q) return NULL;
     q->next = NULL;
     q->output = *o;
     quire_token_logprobs *logprobs = (quire_token_logprobs *)(void *)(q + 1);
     int32_t *top_ids = (int32_t *)(void *)(logprobs + 1);
     float *top_logprobs = (float *)(void *)(top_ids + num_top);
-    int32_t *token = (int32_t *)(void *)(top_logprobs + num_top);
-    char *text = (char *)(token + 1);
+    int32_t *tokens = (int32_t *)(void *)(top_logprobs + num_top);
+    char *text = (char *)(tokens + o->num_tokens);
     if (o->logprobs) {
         *logprobs = o->logprobs[0];
         if (num_top > 0) {
@@ -271,15 +308,15 @@ static qr_queued_output *copy_output(const quire_output *o)
         logprobs->top_logprobs = top_logprobs;
         q->output.logprobs = logprobs;
     }
-    if (o->num_tokens) *token = o->token_ids[0];
-    q->output.token_ids = token;
+    if (o->num_tokens > 0) memcpy(tokens, o->token_ids, token_bytes);
+    q->output.token_ids = tokens;
     memcpy(text, o->text, o->text_bytes);
     text[o->text_bytes] = '\0';
     q->output.text = text;
     return q;
 }
 
-static void deliver(quire_request *r, const quire_output *o)
+void qr_request_deliver(quire_request *r, const quire_output *o)
 {
     if (r->on_output) {
         r->on_output(r->user, o);
@@ -417,7 +454,7 @@ static size_t take_text(quire_request *r, qr_output_seq *seq, int num_output, qu
     return seq->text.len - held_back(p, seq->text.data, seq->text.len, seq->stop_scan_from);
 }
 
-static void fill_output(quire_request *r, int seq_idx, int num_output, quire_output *o)
+void qr_request_fill_output(quire_request *r, int seq_idx, int num_output, quire_output *o)
 {
     qr_output_seq *seq = &r->seqs[seq_idx];
     bool first = !seq->started;
@@ -430,6 +467,7 @@ static void fill_output(quire_request *r, int seq_idx, int num_output, quire_out
         r->sched_request && r->sched_request->num_cached_tokens > 0 ? r->sched_request->num_cached_tokens : 0;
     o->num_output_tokens = num_output;
     o->cumulative_logprob = r->params.logprobs >= 0 ? seq->cumulative_logprob : NAN;
+    o->beam_score = NAN;
 }
 
 /* Hand out `bytes` of the pending text, with the prompt's before it where echo wants it. */
@@ -443,9 +481,16 @@ static void send(quire_request *r, int seq_idx, size_t bytes, quire_output *o)
     if (o->finish_reason != QUIRE_FINISH_NONE) {
         seq->finished = true;
         r->num_finished++;
-        o->request_finished = r->num_finished == r->params.n;
+        o->request_finished = r->num_finished == r->num_seqs;
     }
-    deliver(r, o);
+    if (r->chosen_among) {
+        seq->text_bytes += bytes;
+        seq->reason = o->finish_reason;
+        seq->stop_string = o->stop_string;
+        seq->stop_token_id = o->stop_token_id;
+    } else {
+        qr_request_deliver(r, o);
+    }
     text[bytes] = saved;
     memmove(text, text + bytes, seq->text.len - bytes + 1);
     seq->text.len -= bytes;
@@ -479,18 +524,37 @@ quire_finish_reason qr_request_add_token(quire_request *r, int seq_idx, qr_new_t
         o.error_message = "out of memory for the output's text";
     }
     if (num_output < r->params.min_tokens) seq->stop_scan_from = bytes = seq->text.len;
-    fill_output(r, seq_idx, num_output, &o);
+    qr_request_fill_output(r, seq_idx, num_output, &o);
     send(r, seq_idx, bytes, &o);
     return o.finish_reason;
 }
 
-void qr_request_end_seq(quire_request *r, int seq_idx, int num_output, quire_finish_reason reason,
-                        const char *error_message)
+void qr_request_end_seq(quire_request *r, int seq_idx, int num_output, quire_finish_reason reason)
 {
-    qr_output_seq *seq = &r->seqs[seq_idx];
-    if (seq->finished) return;
-    begin_text(r, seq);
-    quire_output o = {.finish_reason = reason, .stop_token_id = -1, .error_message = error_message};
-    fill_output(r, seq_idx, num_output, &o);
-    send(r, seq_idx, seq->text.len, &o);
+    quire_output o = {.finish_reason = reason, .stop_token_id = -1};
+    begin_text(r, &r->seqs[seq_idx]);
+    qr_request_fill_output(r, seq_idx, num_output, &o);
+    send(r, seq_idx, r->seqs[seq_idx].text.len, &o);
+}
+
+void qr_request_end_all(quire_request *r, quire_finish_reason reason, const char *error_message)
+{
+    /* of sequences that are chosen among none has been delivered, and there is no choice now: n empty ones */
+    int num = r->chosen_among ? r->params.n : r->num_seqs, left = r->chosen_among ? num : num - r->num_finished;
+    for (int i = 0; i < num; i++) {
+        qr_output_seq *seq = &r->seqs[i];
+        if (seq->finished && !r->chosen_among) continue;
+        quire_output o = {
+            .text = seq->text.data, .finish_reason = reason, .stop_token_id = -1, .error_message = error_message};
+        if (r->chosen_among)
+            seq->text.data[seq->text.len = 0] = '\0';
+        else
+            begin_text(r, seq);
+        qr_request_fill_output(r, i, r->sched_request ? r->sched_request->seqs[i].num_output_tokens : 0, &o);
+        o.text_bytes = seq->text.len;
+        o.request_finished = --left == 0;
+        seq->finished = true;
+        qr_request_deliver(r, &o);
+    }
+    r->num_finished = r->num_seqs;
 }

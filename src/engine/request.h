@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 
 #include "base/mem.h"
+#include "engine/beam.h"
 #include "engine/model_api.h"
 #include "sched/scheduler.h"
 
@@ -26,6 +27,12 @@ typedef struct qr_output_seq {
     bool finished;
     double cumulative_logprob;
     int64_t last_token_us;
+
+    /* of a sequence that is chosen among: what its output will be, once it has finished */
+    size_t text_bytes;
+    quire_finish_reason reason;
+    const char *stop_string;
+    int32_t stop_token_id;
 } qr_output_seq;
 
 /* Log probabilities of the prompt, filled chunk by chunk (engine thread). */
@@ -43,6 +50,8 @@ struct quire_request {
     const quire_model *model;
     quire_sampling_params params; /* arrays point into copies owned by the request */
     void *param_copies;
+    int num_seqs;          /* that run: best_of, or n */
+    bool chosen_among;     /* outputs come whole at the end (final.c): best_of above n, beam search */
     int max_output_tokens; /* >= 1: what the scheduler plans for */
     int32_t *prompt_ids;
     int num_prompt;
@@ -60,7 +69,8 @@ struct quire_request {
 
     /* engine thread */
     qr_request *sched_request; /* NULL before it is added */
-    qr_output_seq *seqs;       /* [n] */
+    qr_output_seq *seqs;       /* [num_seqs] */
+    qr_beam_search *beams;     /* NULL without beam search */
     int num_finished;
     qr_prompt_logprobs prompt_logprobs;
     int64_t first_scheduled_us; /* 0 before */
@@ -95,8 +105,20 @@ bool qr_request_is_stop_token(const quire_request *request, int32_t token_id);
  *   returns  the reason if the sequence is finished by it, else QUIRE_FINISH_NONE */
 quire_finish_reason qr_request_add_token(quire_request *request, int seq_idx, qr_new_token token,
                                          int num_output_tokens);
-/* End a sequence without a new token (abort, max_tokens 0, error). No effect when it has ended. */
-void qr_request_end_seq(quire_request *request, int seq_idx, int num_output_tokens, quire_finish_reason reason,
-                        const char *error_message);
+/* End a sequence without a new token (max_tokens 0). */
+void qr_request_end_seq(quire_request *request, int seq_idx, int num_output_tokens, quire_finish_reason reason);
+/* End all sequences that have not ended (abort, error). */
+void qr_request_end_all(quire_request *request, quire_finish_reason reason, const char *error_message);
+
+/* ---- for final.c */
+void qr_request_fill_output(quire_request *request, int seq_idx, int num_output_tokens, quire_output *output);
+void qr_request_deliver(quire_request *request, const quire_output *output);
+
+/* ---- final.c: outputs that come whole */
+
+/* All sequences of a best_of request have finished: deliver the best n. */
+void qr_request_deliver_best(quire_request *request);
+/* The beam search has ended: deliver its best n hypotheses. */
+void qr_request_deliver_beams(quire_request *request);
 
 #endif

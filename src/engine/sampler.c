@@ -363,3 +363,9 @@ void qr_sampler_top_logprobs(qr_sampler_scratch *s, const float *logits, const q
         out_logprobs[i] = c[i].logit - stats->max - log_sum;
     }
 }
+
+void qr_sampler_beam_candidates(qr_sampler_scratch *s, const qr_sample_in *in, int num_top, int32_t *out_ids,
+                                float *out_logprobs)
+{
+    qr_sampler_top_logprobs(s, processed_logits(s, in), &in->stats, num_top, out_ids, out_logprobs);
+}

@@ -47,6 +47,10 @@ void qr_sampler_logprob(const float *logits, const qr_row_stats *stats, int voca
 void qr_sampler_top_logprobs(qr_sampler_scratch *scratch, const float *logits, const qr_row_stats *stats, int num_top,
                              int32_t *out_ids, float *out_logprobs);
 
+/* The same for a beam: tokens that may not be drawn (min_tokens) are out, probabilities stay the raw ones. */
+void qr_sampler_beam_candidates(qr_sampler_scratch *scratch, const qr_sample_in *in, int num_top, int32_t *out_ids,
+                                float *out_logprobs);
+
 /* Uniform in [0, 1) with 53 bits. */
 double qr_sampler_uniform(uint64_t key, uint32_t seq_index, uint32_t position);
 /* A well-mixed key from two words, for requests without a seed. */

@@ -60,6 +60,11 @@ static void sample_job(const chunk *c, qr_sample_job *job, qr_sampler_scratch *s
         in.eos_ids = request->model->eos_ids;
         in.num_eos_ids = request->model->num_eos_ids;
     }
+    if (request->beams) {
+        size_t at = (size_t)(job - e->jobs) * QR_MAX_LOGPROBS;
+        qr_sampler_beam_candidates(scratch, &in, request->beams->num_candidates, e->top_ids + at, e->top_logprobs + at);
+        return;
+    }
     job->token = qr_sampler_sample(e->model->backend, scratch, &in);
     if (p->logprobs < 0) return;
     size_t at = (size_t)(job - e->jobs) * QR_MAX_LOGPROBS;
@@ -84,10 +89,10 @@ static void sample_tile(void *ctx, int tile_idx, int thread_idx)
         sample_prompt_row(c, tile_idx, scratch);
 }
 
-/* The jobs of one row: one, or one for each sequence of a new group. */
+/* The jobs of one row: one, or one for each sequence of a new group (a beam search starts from one). */
 static void add_jobs(quire_engine *e, const qr_sched_entry *entry, int row)
 {
-    if (!entry->forks) {
+    if (!entry->forks || request_of(entry->request)->beams) {
         e->jobs[e->num_jobs++] = (qr_sample_job){.seq = entry->seq, .row = row};
         return;
     }
@@ -116,9 +121,10 @@ static void sample_rows(quire_engine *e, const qr_sched_step *step)
 
 /* ---- tokens to outputs ---------------------------------------------------------------------------------- */
 
-static void observe_token(quire_engine *e, quire_request *r, qr_output_seq *seq, int64_t now_us)
+void qr_engine_observe_token(quire_engine *e, quire_request *r, qr_output_seq *seq, int64_t now_us)
 {
     quire_stats *s = &e->stats;
+    pthread_mutex_lock(&e->lock);
     s->generation_tokens++;
     if (r->first_token_us == 0) {
         r->first_token_us = now_us;
@@ -127,6 +133,7 @@ static void observe_token(quire_engine *e, quire_request *r, qr_output_seq *seq,
     if (seq->last_token_us != 0)
         qr_histogram_observe(&s->inter_token_latency_seconds, (double)(now_us - seq->last_token_us) * 1e-6);
     seq->last_token_us = now_us;
+    pthread_mutex_unlock(&e->lock);
 }
 
 static qr_request_status sched_status(quire_finish_reason reason)
@@ -147,17 +154,17 @@ static void take_token(quire_engine *e, const qr_sample_job *job, int64_t now_us
     if (r->params.max_tokens > 0) {
         const qr_new_token token = {job->token, r->params.logprobs >= 0 ? &job->logprobs : NULL};
         qr_sched_append_token(e->sched, seq, job->token);
-        pthread_mutex_lock(&e->lock);
-        observe_token(e, r, &r->seqs[seq->idx], now_us);
-        pthread_mutex_unlock(&e->lock);
+        qr_engine_observe_token(e, r, &r->seqs[seq->idx], now_us);
         reason = qr_request_add_token(r, seq->idx, token, seq->num_output_tokens);
     } else {
-        qr_request_end_seq(r, seq->idx, 0, reason, NULL); /* only the prompt was asked for */
+        qr_request_end_seq(r, seq->idx, 0, reason); /* only the prompt was asked for */
     }
     if (reason == QUIRE_FINISH_NONE) return;
-    bool last = r->num_finished == r->params.n;
+    bool last = r->num_finished == r->num_seqs;
     qr_sched_finish_seq(e->sched, seq, sched_status(reason));
-    if (last) qr_engine_retire(e, r, reason);
+    if (!last) return;
+    if (r->chosen_among) qr_request_deliver_best(r);
+    qr_engine_retire(e, r, reason);
 }
 
 static void observe_step(quire_engine *e, const qr_sched_step *step, int64_t start_us, int64_t forward_us)
@@ -210,6 +217,11 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step)
     forward_us = now_us - forward_us;
 
     qr_sched_commit_step(e->sched);
-    for (int i = 0; i < e->num_jobs; i++) take_token(e, &e->jobs[i], now_us);
+    for (int i = 0; i < e->num_jobs; i++) {
+        if (request_of(e->jobs[i].seq->request)->beams)
+            qr_engine_take_beam(e, i, now_us);
+        else
+            take_token(e, &e->jobs[i], now_us);
+    }
     observe_step(e, step, start_us, forward_us);
 }

@@ -1,0 +1,84 @@
+/* beam_step: a step of a beam search: its choices carried out on the sequences of the group. */
+#include "engine/engine.h"
+
+static bool ends_sequence(const void *ctx, int32_t token)
+{
+    const quire_request *r = ctx;
+    return qr_request_is_stop_token(r, token) || qr_request_is_eos(r, token);
+}
+
+static bool advance(quire_engine *e, quire_request *r)
+{
+    qr_beam_search *b = r->beams;
+    const int32_t *ids[QR_MAX_LOGPROBS], *outputs[QR_MAX_LOGPROBS];
+    const float *logprobs[QR_MAX_LOGPROBS];
+    for (int beam = 0; beam < b->num_rows; beam++) {
+        size_t at = (size_t)b->row[beam] * QR_MAX_LOGPROBS;
+        ids[beam] = e->top_ids + at;
+        logprobs[beam] = e->top_logprobs + at;
+        outputs[beam] = r->sched_request->seqs[b->seq_idx[beam]].output_token_ids;
+    }
+    return qr_beam_advance(b, ids, logprobs, outputs, b->num_rows, ends_sequence, r);
+}
+
+/* Sequences of beams that nobody continues are dropped; the first child of a beam takes its sequence over, every
+ * further one gets a fork of it in a dropped one's place. */
+static void rearrange(quire_engine *e, quire_request *r)
+{
+    qr_beam_search *b = r->beams;
+    qr_seq *seqs = r->sched_request->seqs;
+    int dropped[QR_MAX_LOGPROBS], num_dropped = 0;
+    bool taken[QR_MAX_LOGPROBS] = {false};
+    for (int beam = 0; beam < b->width; beam++) {
+        bool continued = false;
+        for (int i = 0; i < b->width; i++) continued |= b->parents[i] == beam;
+        if (continued) continue;
+        qr_sched_drop_seq(e->sched, &seqs[b->seq_idx[beam]]);
+        dropped[num_dropped++] = b->seq_idx[beam];
+    }
+    for (int i = 0; i < b->width; i++) {
+        int parent = b->parents[i], idx = b->seq_idx[parent];
+        if (taken[parent]) {
+            idx = dropped[--num_dropped];
+            qr_sched_fork_seq(e->sched, &seqs[b->seq_idx[parent]], &seqs[idx]);
+        }
+        taken[parent] = true;
+        b->next_seq_idx[i] = idx;
+    }
+    int *swap = b->seq_idx;
+    b->seq_idx = b->next_seq_idx;
+    b->next_seq_idx = swap;
+}
+
+static void finish(quire_engine *e, quire_request *r)
+{
+    qr_request_deliver_beams(r);
+    for (int i = 0; i < r->num_seqs; i++)
+        qr_sched_finish_seq(e->sched, &r->sched_request->seqs[i], QR_FINISHED_STOPPED);
+    bool stopped = r->beams->finished[0].num_tokens < r->max_output_tokens;
+    qr_engine_retire(e, r, stopped ? QUIRE_FINISH_STOP : QUIRE_FINISH_LENGTH);
+}
+
+void qr_engine_take_beam(quire_engine *e, int job_idx, int64_t now_us)
+{
+    quire_request *r = e->jobs[job_idx].seq->request->user;
+    qr_beam_search *b = r->beams;
+    bool first = b->num_tokens == 0;
+    int beam = 0;
+    while (!first && b->seq_idx[beam] != e->jobs[job_idx].seq->idx) beam++;
+    b->row[beam] = job_idx;
+    if (++b->num_rows < (first ? 1 : b->width)) return;
+    bool over = advance(e, r);
+    b->num_rows = 0;
+    if (over) {
+        finish(e, r);
+        return;
+    }
+    /* after the first step every sequence of the group is a fork of the prompt: beam i runs on sequence i */
+    for (int i = 0; first && i < b->width; i++) b->seq_idx[i] = i;
+    if (!first) rearrange(e, r);
+    for (int i = 0; i < b->width; i++) {
+        qr_sched_append_token(e->sched, &r->sched_request->seqs[b->seq_idx[i]], b->tokens[i]);
+        qr_engine_observe_token(e, r, &r->seqs[i], now_us);
+    }
+}
