@@ -44,7 +44,7 @@ typedef struct workload {
 typedef struct setting {
     const char *name;
     bool one_by_one, no_prefix_caching, no_chunks;
-    int num_kv_blocks, max_num_batched_tokens, max_num_seqs, block_size;
+    int num_kv_blocks, max_num_batched_tokens, max_num_seqs, block_size, max_model_len;
     const char *policy;
 } setting;
 
@@ -57,7 +57,7 @@ static int random_below(int n)
 }
 
 /* Mixed lengths and every kind of sampling; a third of the prompts begin alike. */
-static void make_workload(workload *w, int num_requests, int vocab_size, bool has_text)
+static void make_workload(workload *w, int num_requests, int vocab_size, bool is_tiny)
 {
     int32_t shared[SHARED_PREFIX];
     random_state = 42;
@@ -72,8 +72,8 @@ static void make_workload(workload *w, int num_requests, int vocab_size, bool ha
         o->prompt_token_ids = w->prompts[i];
         o->num_prompt_tokens = (size_t)num_tokens;
         o->priority = random_below(5);
-        o->sampling.max_tokens = i % 8 == 0 ? 10 : 50 + random_below(90);
-        o->sampling.detokenize = has_text;
+        o->sampling.max_tokens = i % 8 == 0 ? 10 : is_tiny ? 40 + random_below(50) : 20 + random_below(20);
+        o->sampling.detokenize = !is_tiny; /* the tiny checkpoints have no tokenizer */
         o->sampling.temperature = i % 3 == 0 ? 0 : 0.5 + 0.1 * random_below(10);
         o->sampling.has_seed = true;
         o->sampling.seed = (uint64_t)random_below(1000);
@@ -147,7 +147,7 @@ static void run(quire_model *model, const workload *w, const setting *s, run_res
     memset(out, 0, sizeof *out);
     quire_engine_options_init(&options);
     options.num_kv_blocks = s->num_kv_blocks ? s->num_kv_blocks : 2000;
-    options.max_model_len = 256;
+    options.max_model_len = s->max_model_len ? s->max_model_len : 256;
     options.enable_prefix_caching = !s->no_prefix_caching;
     options.enable_chunked_prefill = !s->no_chunks;
     if (s->max_num_batched_tokens) options.max_num_batched_tokens = s->max_num_batched_tokens;
@@ -227,14 +227,19 @@ static const setting settings[] = {
      .max_num_batched_tokens = 23,
      .max_num_seqs = 23,
      .no_prefix_caching = true},
+    {.name = "hardly any blocks",
+     .num_kv_blocks = 18,
+     .block_size = 8,
+     .max_model_len = 144}, /* the default model's requests are shorter */
 };
 enum { NUM_SETTINGS = sizeof settings / sizeof *settings };
 enum {
     AT_ONCE = 1,
     FEW = 2,
-    EVERYTHING = 1 << (NUM_SETTINGS - 1),
+    HARDLY_ANY = 1 << (NUM_SETTINGS - 1),
+    EVERYTHING = HARDLY_ANY >> 1,
     SOME = AT_ONCE | FEW | EVERYTHING,
-    ALL = (1 << NUM_SETTINGS) - 1
+    ALL = HARDLY_ANY - 1
 };
 
 static quire_model *open_model(const char *path, int threads)
@@ -249,7 +254,7 @@ static quire_model *open_model(const char *path, int threads)
 }
 
 /* Compare the settings of two masks, for 1 and for 2 threads, to one by one; returns all preemptions. */
-static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1, uint32_t mask_2, bool has_text)
+static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1, uint32_t mask_2, bool is_tiny)
 {
     static workload w;
     static run_results reference, got;
@@ -259,7 +264,7 @@ static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1,
         if (threads == 1) {
             quire_model_info info;
             quire_model_get_info(model, &info);
-            make_workload(&w, num_requests, info.vocab_size, has_text);
+            make_workload(&w, num_requests, info.vocab_size, is_tiny);
             run(model, &w, &alone, &reference);
         }
         for (int i = 0; i < NUM_SETTINGS; i++) {
@@ -281,7 +286,7 @@ static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1,
 static void tiny_llama_in_every_setting(void **state)
 {
     (void)state;
-    uint64_t num_preemptions = check_model("tests/golden/tiny/llama", MAX_REQUESTS, ALL, SOME, false);
+    uint64_t num_preemptions = check_model("tests/golden/tiny/llama", MAX_REQUESTS, ALL, SOME, true);
     printf("tiny llama: %llu preemptions\n", (unsigned long long)num_preemptions);
     assert_true(num_preemptions >= 200);
 }
@@ -293,7 +298,7 @@ static void other_architectures(void **state)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[64];
         snprintf(path, sizeof path, "tests/golden/tiny/%s", names[i]);
-        check_model(path, 16, FEW, SOME, false);
+        check_model(path, 12, FEW, EVERYTHING, true);
     }
 }
 
@@ -306,7 +311,7 @@ static void default_model(void **state)
         printf("no model at %s: make model\n", path);
         skip();
     }
-    check_model(path, 10, SOME, FEW, true);
+    check_model(path, 6, HARDLY_ANY, EVERYTHING, false);
 }
 
 int main(void)

@@ -16,7 +16,7 @@ from harness import GOLDEN, MODEL, QUIRE, Server, main, need_model, quire, test
 COMMANDS = ["serve", "chat", "generate", "tokenize", "detokenize", "render", "logits", "inspect", "pull",
             "bench throughput", "bench latency", "bench serve"]
 TINY = GOLDEN / "tiny" / "llama"
-SMALL_CACHE = ["--kv-cache-memory-bytes", "64MiB"]
+SMALL_CACHE = ["--kv-cache-memory-bytes", "64MiB", "--threads", "1"]
 folder = pathlib.Path(tempfile.mkdtemp(prefix="quire-test-cli-"))
 
 
