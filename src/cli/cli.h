@@ -41,6 +41,8 @@ typedef struct qr_cli_args {
     quire_sampling_params sampling;
     qr_option_list stop;
     const char *stop_token_ids, *logit_bias; /* "1,2" and {"1": -5} */
+    int beam_width;
+    const char *early_stopping;
     uint64_t seed;
     bool seed_given, max_tokens_given;
 

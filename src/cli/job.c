@@ -23,6 +23,8 @@ static const struct {
     {"frequency_penalty", 'd', AT(frequency_penalty)},
     {"top_k", 'i', AT(top_k)},
     {"n", 'i', AT(n)},
+    {"best_of", 'i', AT(best_of)},
+    {"length_penalty", 'd', AT(length_penalty)},
     {"min_tokens", 'i', AT(min_tokens)},
     {"logprobs", 'i', AT(logprobs)},
     {"prompt_logprobs", 'i', AT(prompt_logprobs)},
@@ -61,6 +63,14 @@ static bool set_sampling(json_t *object, const qr_cli_args *args)
     }
     if (args->max_tokens_given && args->sampling.max_tokens >= 0)
         ok = ok && set_missing(object, "max_tokens", json_integer(args->sampling.max_tokens));
+    if (args->beam_width > 0)
+        ok = ok && set_missing(object, "use_beam_search", json_true()) &&
+             set_missing(object, "best_of", json_integer(args->beam_width));
+    if (args->early_stopping)
+        ok = ok && set_missing(object, "early_stopping",
+                               strcmp(args->early_stopping, "never") == 0
+                                   ? json_string("never")
+                                   : json_boolean(strcmp(args->early_stopping, "true") == 0));
     return ok;
 }
 

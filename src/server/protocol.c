@@ -60,7 +60,9 @@ static const field fields[] = {
     {"priority", GENERATE, FIELD_INT, AT(priority), INT_MIN, INT_MAX, false},
     {"cache_salt", GENERATE, FIELD_STRING, AT(cache_salt), 1, MAX_SALT_BYTES, false},
     {"n", GENERATE, FIELD_INT, PARAM(n), 1, INT_MAX, false},
-    {"best_of", GENERATE, FIELD_INT, AT(best_of), 1, INT_MAX, false},
+    {"best_of", GENERATE, FIELD_INT, PARAM(best_of), 1, INT_MAX, false},
+    {"use_beam_search", GENERATE, FIELD_BOOL, PARAM(use_beam_search), 0, 0, false},
+    {"length_penalty", GENERATE, FIELD_NUMBER, PARAM(length_penalty), -10, 10, false},
     {"max_tokens", GENERATE, FIELD_INT, PARAM(max_tokens), 0, INT_MAX, false},
     {"max_completion_tokens", QR_API_CHAT, FIELD_INT, AT(max_completion_tokens), 1, INT_MAX, false},
     {"min_tokens", GENERATE, FIELD_INT, PARAM(min_tokens), 0, INT_MAX, false},
@@ -81,7 +83,6 @@ static const field fields[] = {
     {"prompt_logprobs", GENERATE, FIELD_INT, PARAM(prompt_logprobs), 0, INT_MAX, false},
     {"suffix", QR_API_COMPLETION, FIELD_UNSUPPORTED, 0, 0, 0, false},
     {"prompt_embeds", GENERATE, FIELD_UNSUPPORTED, 0, 0, 0, false},
-    {"use_beam_search", GENERATE, FIELD_UNSUPPORTED, 0, 0, 0, false},
     {"guided_json", GENERATE, FIELD_UNSUPPORTED, 0, 0, 0, false},
     {"guided_regex", GENERATE, FIELD_UNSUPPORTED, 0, 0, 0, false},
     {"guided_choice", GENERATE, FIELD_UNSUPPORTED, 0, 0, 0, false},
@@ -247,6 +248,20 @@ static quire_status read_stream_options(qr_api_request *request, quire_error *er
     return QUIRE_OK;
 }
 
+/* false, true or "never", as in transformers. */
+static quire_status read_early_stopping(qr_api_request *request, quire_error *error)
+{
+    const json_t *value = get(request, "early_stopping");
+    if (!value) return QUIRE_OK;
+    if (json_is_boolean(value))
+        request->sampling.early_stopping = json_is_true(value) ? QUIRE_EARLY_STOPPING_TRUE : QUIRE_EARLY_STOPPING_FALSE;
+    else if (json_is_string(value) && strcmp(json_string_value(value), "never") == 0)
+        request->sampling.early_stopping = QUIRE_EARLY_STOPPING_NEVER;
+    else
+        return qr_fail_param(error, "early_stopping", "early_stopping must be true, false or \"never\"");
+    return QUIRE_OK;
+}
+
 static quire_status read_stop(qr_api_request *request, quire_error *error)
 {
     const json_t *stop = get(request, "stop");
@@ -409,14 +424,11 @@ static quire_status check_counts(qr_api_request *request, const qr_api_limits *l
     quire_sampling_params *sampling = &request->sampling;
     if (sampling->n > limits->max_n)
         return qr_fail_param(error, "n", "n must be in [1, %d], got %d", limits->max_n, sampling->n);
-    if (request->best_of > sampling->n) {
-        (void)qr_fail_param(error, "best_of", "best_of (%d) above n (%d) is not supported by this server",
-                            request->best_of, sampling->n);
-        return QUIRE_UNSUPPORTED;
-    }
-    if (request->best_of && request->best_of < sampling->n)
+    if (sampling->best_of > limits->max_n)
+        return qr_fail_param(error, "best_of", "best_of must be in [1, %d], got %d", limits->max_n, sampling->best_of);
+    if (sampling->best_of && sampling->best_of < sampling->n)
         return qr_fail_param(error, "best_of", "best_of must be at least n (%d), got %d", sampling->n,
-                             request->best_of);
+                             sampling->best_of);
     if (request->max_completion_tokens) sampling->max_tokens = request->max_completion_tokens;
     if (sampling->max_tokens == 0) {
         if (!request->echo || request->kind != QR_API_COMPLETION)
@@ -455,6 +467,7 @@ static quire_status read_generate(qr_api_request *request, const qr_api_limits *
     QR_TRY(read_seed(request, error));
     QR_TRY(read_stream_options(request, error));
     QR_TRY(read_stop(request, error));
+    QR_TRY(read_early_stopping(request, error));
     QR_TRY(read_stop_token_ids(request, limits->vocab_size, error));
     QR_TRY(read_logit_bias(request, limits->vocab_size, error));
     QR_TRY(read_response_format(request, error));

@@ -61,7 +61,7 @@ typedef struct qr_api_request {
     bool final_is_assistant;
 
     bool logprobs_flag; /* chat's `logprobs` and `top_logprobs`, before they become sampling.logprobs */
-    int top_logprobs, best_of, max_completion_tokens;
+    int top_logprobs, max_completion_tokens;
     int64_t seed;
 } qr_api_request;
 

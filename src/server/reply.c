@@ -257,7 +257,7 @@ static void emit_prompt_ids(const qr_reply *reply, int prompt_idx, qr_emit *out)
     qr_emit_raw(out, "]");
 }
 
-static void emit_finish(const qr_choice *choice, qr_emit *out)
+static void emit_finish(const qr_api_request *request, const qr_choice *choice, qr_emit *out)
 {
     qr_emit_raw(out, ",\"finish_reason\":");
     const char *reason = quire_finish_reason_text(choice->finish_reason);
@@ -267,6 +267,13 @@ static void emit_finish(const qr_choice *choice, qr_emit *out)
         qr_emit_int(out, choice->stop_token_id);
     else
         qr_emit_string(out, choice->stop_string, choice->stop_string ? strlen(choice->stop_string) : 0);
+    bool finished = choice->finish_reason == QUIRE_FINISH_STOP || choice->finish_reason == QUIRE_FINISH_LENGTH;
+    if (!finished || !(request->sampling.use_beam_search || request->sampling.best_of > request->sampling.n)) return;
+    qr_emit_raw(out, ",\"cumulative_logprob\":");
+    qr_emit_logprob(out, (float)choice->cumulative_logprob);
+    if (!request->sampling.use_beam_search) return;
+    qr_emit_raw(out, ",\"beam_score\":");
+    qr_emit_logprob(out, (float)choice->beam_score);
 }
 
 /* One entry of "choices" from the fragments so far. */
@@ -289,7 +296,7 @@ static void emit_choice(qr_reply *reply, int choice_idx, bool first, qr_emit *ou
     else
         qr_emit_raw(out, request->stream ? "\"},\"logprobs\":" : "\",\"refusal\":null},\"logprobs\":");
     emit_logprobs(reply, choice, out);
-    emit_finish(choice, out);
+    emit_finish(request, choice, out);
     if (request->kind == QR_API_COMPLETION && !request->stream) {
         qr_emit_raw(out, ",\"prompt_logprobs\":");
         if (reply->prompt_logprobs[prompt_idx].buf.len)
@@ -392,6 +399,8 @@ void qr_reply_add(qr_reply *reply, int prompt_idx, const quire_output *output, q
     if (output->finish_reason != QUIRE_FINISH_NONE) {
         choice->finish_reason = output->finish_reason;
         choice->stop_token_id = output->stop_token_id;
+        choice->cumulative_logprob = output->cumulative_logprob;
+        choice->beam_score = output->beam_score;
         if (output->stop_string) choice->stop_string = qr_strdup(output->stop_string);
     }
     if (!request->stream) return;

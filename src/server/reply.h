@@ -25,6 +25,7 @@ typedef struct qr_choice {
     quire_finish_reason finish_reason;
     char *stop_string;
     int32_t stop_token_id;
+    double cumulative_logprob, beam_score; /* of finished choices of best_of and beam search */
 } qr_choice;
 
 typedef struct qr_reply {
