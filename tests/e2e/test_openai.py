@@ -120,6 +120,27 @@ def stop_strings():
 
 
 @test
+def beams_and_best_of():
+    def beam(**more):
+        return client().completions.create(model="smol", prompt="The capital of France is", max_tokens=8, n=2,
+                                           extra_body={"use_beam_search": True, "best_of": 4}, **more)
+
+    whole = beam()
+    scores = [c.beam_score for c in whole.choices]
+    assert scores == sorted(scores, reverse=True) and whole.choices[0].text != whole.choices[1].text
+    assert all(abs(c.cumulative_logprob / 8 - c.beam_score) < 1e-3 for c in whole.choices if c.finish_reason == "length")
+    streamed = {}
+    for chunk in beam(stream=True):
+        for c in chunk.choices:
+            streamed[c.index] = streamed.get(c.index, "") + c.text
+    assert streamed == {c.index: c.text for c in whole.choices}
+    one = client().completions.create(model="smol", prompt="Once", max_tokens=8, best_of=3, n=1, seed=1)
+    assert len(one.choices) == 1 and one.choices[0].cumulative_logprob < 0
+    error = raises(openai.BadRequestError, lambda: beam(logprobs=2))
+    assert error.param == "logprobs"
+
+
+@test
 def errors():
     ask = client().completions.create
     error = raises(openai.BadRequestError, lambda: ask(model="smol", prompt="a", temperature=-1))
