@@ -77,6 +77,15 @@ static const char *translate_escape(char c, bool in_class)
     }
 }
 
+/* True for a group that sets flags m or s, which mean other things in the two dialects: (?m: (?im) ... */
+static bool sets_line_flags(const char *group, size_t left)
+{
+    if (left < 3 || memcmp(group, "(?", 2) != 0) return false;
+    for (size_t i = 2; i < left && (group[i] == '-' || (group[i] >= 'a' && group[i] <= 'z')); i++)
+        if (group[i] == 'm' || group[i] == 's') return true;
+    return false;
+}
+
 static quire_status translate(const char *pattern, size_t pattern_bytes, qr_buf *out, quire_error *error)
 {
     bool in_class = false;
@@ -89,7 +98,9 @@ static quire_status translate(const char *pattern, size_t pattern_bytes, qr_buf 
             take = 2;
             with = translate_escape(rest[1], in_class);
             if (with && !*with) return refuse(error, pattern, pattern_bytes, "an escape that quire does not translate");
-            if (left >= 7 && memcmp(rest, "\\p{Han}", 7) == 0) with = "\\p{sc:Han}", take = 7;
+            const char *close = strchr("pPx", rest[1]) && left > 2 && rest[2] == '{' ? memchr(rest, '}', left) : NULL;
+            if (close) take = (size_t)(close - rest) + 1; /* \p{L}, \x{41}: the brace is no interval */
+            if (take == 7 && memcmp(rest, "\\p{Han}", 7) == 0) with = "\\p{sc:Han}";
         } else if (in_class) {
             bool first = i == class_start + 1 || (i == class_start + 2 && pattern[i - 1] == '^');
             if (*rest == '[' && left > 1 && rest[1] == ':') {
@@ -103,6 +114,10 @@ static quire_status translate(const char *pattern, size_t pattern_bytes, qr_buf 
             }
         } else if (*rest == '[') {
             in_class = true, class_start = i;
+        } else if (sets_line_flags(rest, left)) {
+            return refuse(error, pattern, pattern_bytes, "a flag for lines");
+        } else if (*rest == '}' && left > 1 && rest[1] == '+') {
+            return refuse(error, pattern, pattern_bytes, "a + after an interval, which repeats it in one dialect only");
         }
         if (with ? qr_buf_append(out, with, strlen(with)) : qr_buf_append(out, rest, take))
             return qr_fail_nomem(error, "a regex", pattern_bytes);
