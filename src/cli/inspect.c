@@ -7,6 +7,19 @@
 
 enum { MAX_COLUMNS = 12, MAX_CELL = 160, MAX_ROWS = 1000, NAME_WIDTH = 34, MAX_DEPTH = 4 };
 
+static bool has_bytes_name(const char *name)
+{
+    size_t length = strlen(name);
+    return length >= 5 && strcmp(name + length - 5, "bytes") == 0;
+}
+
+/* {"count": 1000, "first": [...]}, the beginning of a long array */
+static const json_t *cut_array(const json_t *object)
+{
+    const json_t *first = json_object_get(object, "first");
+    return json_is_array(first) && json_is_integer(json_object_get(object, "count")) ? first : NULL;
+}
+
 /* A value in one cell: text without control characters, arrays as "[a, b, ...] (1000)". */
 static void format_cell(const json_t *value, char *out, size_t out_bytes)
 {
@@ -98,25 +111,44 @@ static void print_table(const char *title, const json_t *rows)
 
 static bool is_table(const json_t *value) { return json_is_array(value) && json_is_object(json_array_get(value, 0)); }
 
+/* A value beside its name: sizes also in larger units, cut arrays with their full length. */
+static void print_value(const char *name, const json_t *value)
+{
+    char cell[MAX_CELL], size[32];
+    const json_t *first = cut_array(value);
+    format_cell(first ? first : value, cell, sizeof cell);
+    printf("  %-*s %s", NAME_WIDTH, name, cell);
+    if (first) printf(" of %lld", (long long)json_integer_value(json_object_get(value, "count")));
+    if (json_is_integer(value) && has_bytes_name(name) && json_integer_value(value) >= 1024) {
+        qr_cli_format_bytes((double)json_integer_value(value), size, sizeof size);
+        printf(" (%s)", size);
+    }
+    putchar('\n');
+}
+
+/* An object that gets a part of its own. */
+static bool is_part(const json_t *value, int depth)
+{
+    return json_is_object(value) && json_object_size(value) && !cut_array(value) && depth < MAX_DEPTH;
+}
+
 /* Names and values first, then nested objects and tables under titles of their own. */
 static void print_object(const char *title, const json_t *object, int depth)
 {
     const char *key;
     json_t *value;
-    char cell[MAX_CELL], name[256];
+    char name[256];
     if (*title) print_title(title);
     json_object_foreach((json_t *)object, key, value)
     {
-        if (is_table(value) || (json_is_object(value) && json_object_size(value) && depth < MAX_DEPTH)) continue;
-        format_cell(value, cell, sizeof cell);
-        printf("  %-*s %s\n", NAME_WIDTH, key, cell);
+        if (!is_table(value) && !is_part(value, depth)) print_value(key, value);
     }
     json_object_foreach((json_t *)object, key, value)
     {
         snprintf(name, sizeof name, "%s%s%s", title, *title ? " / " : "", key);
         if (is_table(value))
             print_table(name, value);
-        else if (json_is_object(value) && json_object_size(value) && depth < MAX_DEPTH)
+        else if (is_part(value, depth))
             print_object(name, value, depth + 1);
     }
 }

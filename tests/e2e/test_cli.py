@@ -10,6 +10,7 @@ import struct
 import subprocess
 import tempfile
 import time
+import urllib.request
 
 from harness import GOLDEN, MODEL, QUIRE, Server, main, need_model, quire, test
 
@@ -439,6 +440,46 @@ def serve_says_what_it_has_and_drains():
         assert server.get("/health").status == 200
         taken = fails(1, "serve", MODEL, *SMALL_CACHE, "--port", server.port)
         assert str(server.port) in taken
+
+
+@test
+def a_first_signal_drains_a_second_one_ends():
+    need_model()
+    for second in (False, True):
+        tokens = 2800 if second else 60
+        process = subprocess.Popen([QUIRE, "serve", MODEL, *SMALL_CACHE, "--port", "0"], stderr=subprocess.PIPE)
+        port = re.search(rb"http://127.0.0.1:(\d+)", b"".join(iter_until(process.stderr, b"http://"))).group(1).decode()
+        client = subprocess.Popen([QUIRE, "bench", "serve", "--port", port, "--num-prompts", "1", "--random-input-len", "4",
+                                   "--random-output-len", str(tokens), "--ignore-eos", "--json"],
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while b"requests_running{" not in (metrics := fetch(port, "/metrics")) or \
+                not re.search(rb"num_requests_running\{[^}]*\} [1-9]", metrics):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        if second:
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        error = process.stderr.read()
+        assert process.wait(60) == (1 if second else 0), error
+        assert b"1 request to finish" in error, error
+        result = json.loads(client.communicate(timeout=60)[0])
+        assert result["completed"] == (0 if second else 1)
+        if second:
+            assert time.monotonic() - start < 10 and b"unfinished" in error
+
+
+def fetch(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as response:
+        return response.read()
+
+
+def iter_until(stream, word):
+    while True:
+        line = stream.readline()
+        yield line
+        if not line or word in line:
+            return
 
 
 @test
