@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Chat templates against jinja2, live: random templates, and `quire render` on the conversations of the goldens.
 
-    test_templates.py [--seed N] [--count N]     (default: seed 1, 1500 random templates)"""
+    test_templates.py [--seed N] [--count N]     (default: seed 1, 600 random templates)"""
 import argparse
 import json
 import pathlib
@@ -22,7 +22,7 @@ from make_templates import NOW, SNIPPET_VARS  # noqa: E402
 warnings.simplefilter("ignore", DeprecationWarning)
 OPTIONS = argparse.ArgumentParser()
 OPTIONS.add_argument("--seed", type=int, default=1)
-OPTIONS.add_argument("--count", type=int, default=1500)
+OPTIONS.add_argument("--count", type=int, default=600)
 OPTIONS = OPTIONS.parse_args()
 
 
