@@ -264,7 +264,7 @@ static quire_status encode(encoder *e, const char *text, size_t text_bytes, bool
 quire_status qr_tokenizer_encode(const qr_tokenizer *tok, const char *text, size_t text_bytes, bool add_special,
                                  bool parse_special, int32_t **out_ids, size_t *out_num_ids, quire_error *error)
 {
-    enum { MAX_TEXT_BYTES = 1 << 28 };
+    enum { MAX_TEXT_BYTES = 64 << 20 };
     *out_ids = NULL;
     *out_num_ids = 0;
     if (text_bytes > MAX_TEXT_BYTES)

@@ -16,7 +16,8 @@ QUIRE_MUST_USE quire_status qr_tokenizer_create(const qr_checkpoint *ckpt, qr_to
 void qr_tokenizer_destroy(qr_tokenizer *tok); /* NULL is fine */
 
 /* Ids of text (any bytes; invalid UTF-8 becomes U+FFFD as Python's bytes.decode("utf-8", "replace") does).
- *   *out_ids  caller frees with qr_free.  Linear in text_bytes.  Returns OK | NOMEM | UNSUPPORTED */
+ *   *out_ids  caller frees with qr_free.  Linear in text_bytes.
+ *   Returns OK | NOMEM | UNSUPPORTED (above 64 MiB, or a regex of the file that backtracks too much) */
 QUIRE_MUST_USE quire_status qr_tokenizer_encode(const qr_tokenizer *tok, const char *text, size_t text_bytes,
                                                 bool add_special, bool parse_special, int32_t **out_ids,
                                                 size_t *out_num_ids, quire_error *error);

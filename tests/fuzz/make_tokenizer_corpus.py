@@ -1,14 +1,40 @@
 #!/usr/bin/env python3
-"""Regenerate tests/fuzz/corpus/tokenizer_json/ and tokenizer_text/ from tests/golden/tokenizers/: the same pipelines
-with a handful of tokens each, and a few of the texts."""
+"""Regenerate tests/fuzz/corpus/tokenizer_json/, tokenizer_text/ and tokenizer_gguf/ from tests/golden/tokenizers/: the
+same pipelines with a handful of tokens each, and a few of the texts.  Needs the package gguf."""
 import json
 import pathlib
+
+import gguf
 
 HERE = pathlib.Path(__file__).parent
 GOLDEN = HERE.parent / "golden" / "tokenizers"
 
 
+def write_gguf(name, model, pre, tokens, types, merges=None):
+    w = gguf.GGUFWriter(HERE / "corpus" / "tokenizer_gguf" / name, "llama")
+    w.add_tokenizer_model(model)
+    if pre:
+        w.add_tokenizer_pre(pre)
+    w.add_token_list(tokens)
+    w.add_token_types(types)
+    if merges:
+        w.add_token_merges(merges)
+    else:
+        w.add_token_scores([float(-i) for i in range(len(tokens))])
+    w.add_bos_token_id(1)
+    w.add_eos_token_id(2)
+    w.add_add_bos_token(True)
+    w.add_chat_template("x")
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.close()
+
+
 def main():
+    letters = ["a", "b", "\u0120", "\u2581", "<", "\u00c3", "ab", "\u0120a", "\u2581a", "\u2581ab"]
+    write_gguf("llama", "llama", None, ["<unk>", "<s>", "</s>", "<0xC3>"] + letters, [2, 3, 3, 6] + [1] * 8 + [4, 1])
+    for pre in ("smollm", "llama-bpe", "qwen2", "falcon", "deepseek-llm"):
+        write_gguf(pre, "gpt2", pre, ["<pad>", "<s>", "</s>"] + letters, [3, 3, 4] + [1] * 10, ["a b", "\u0120 a"])
     for path in sorted(GOLDEN.glob("*/tokenizer.json")):
         spec = json.loads(path.read_text())
         model, added = spec["model"], spec["added_tokens"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the small tokenizers of tests/golden/tokenizers/ and what `tokenizers` makes of texts.txt with them.
+"""Make the small tokenizers of tests/golden/tokenizers/ and what `tokenizers` makes of texts.json with them.
 
     python3 tests/golden/make_tokenizers.py [MODEL.gguf]     needs the packages tokenizers and gguf
 
