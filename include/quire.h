@@ -161,6 +161,9 @@ typedef struct quire_engine_options {
     bool enable_chunked_prefill;   /* default true */
     bool enable_prefix_caching;    /* default true */
     const char *scheduling_policy; /* "fcfs" (default) | "priority" */
+    const char *preemption_mode;   /* "recompute" (default) | "swap" | "auto": whichever is cheaper as measured */
+    size_t swap_space_bytes;       /* host memory for preempted groups' KV blocks; > 0 for swap and auto, else 0 */
+    const char *swap_path;         /* folder for a file to hold the swap space instead of memory; NULL: memory */
     uint64_t seed;                 /* key of the random numbers of requests without a seed; default 0 */
 } quire_engine_options;
 
@@ -195,6 +198,7 @@ typedef struct quire_stats {
     double kv_cache_usage;                            /* 0..1 */
     uint64_t prefix_cache_queries, prefix_cache_hits; /* tokens, since start */
     uint64_t num_preemptions, num_steps;
+    uint64_t num_swapped_groups; /* preemptions that moved the group to swap space */
     uint64_t prompt_tokens, generation_tokens;
     uint64_t finished_stop, finished_length, finished_abort, finished_error;
     double live_slot_fraction; /* live tokens / slots of allocated blocks, mean over all steps so far; 0 before one */

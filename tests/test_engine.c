@@ -142,7 +142,7 @@ static void same_bytes_whatever_runs_beside(void **state)
     quire_engine_options base = small_options();
     base.enable_prefix_caching = false;
     run_all(model, base, false, 1, alone, &stats);
-    for (int variant = 0; variant < 10; variant++) {
+    for (int variant = 0; variant < 13; variant++) {
         quire_engine_options o = base;
         quire_model *used = model;
         if (variant == 1) o.num_kv_blocks = 24, o.max_model_len = 384; /* preemptions */
@@ -154,11 +154,19 @@ static void same_bytes_whatever_runs_beside(void **state)
         if (variant == 7) used = open_tiny(2);
         if (variant == 8) o.enable_chunked_prefill = false;
         if (variant == 9) o.max_num_seqs = 3;
+        bool swap = variant >= 10;
+        if (swap) {
+            o.num_kv_blocks = 24, o.max_model_len = 384, o.swap_space_bytes = 1 << 20;
+            o.preemption_mode = variant == 12 ? "auto" : "swap";
+            if (variant == 11) o.swap_path = ".";
+            o.enable_prefix_caching = variant == 11;
+        }
         run_all(used, o, true, variant == 1 || variant == 6 ? 4 : 1, other, &stats);
         if (variant == 1 || variant == 6) {
             print_message("variant %d: %llu preemptions\n", variant, (unsigned long long)stats.num_preemptions);
             assert_true(stats.num_preemptions >= 200);
         }
+        if (swap && variant != 12) assert_true(stats.num_swapped_groups > 20);
         for (int i = 0; i < NUM_REQUESTS; i++)
             if (memcmp(&alone[i], &other[i], sizeof alone[i]) != 0)
                 fail_msg("variant %d: request %d differs", variant, i);
@@ -238,6 +246,15 @@ static void bad_requests_are_named(void **state)
         assert_int_equal(quire_submit(engine, &o, &request, &error), QUIRE_INVALID);
         if (strcmp(error.param, names[c]) != 0) fail_msg("case %d: param %s: %s", c, error.param, error.message);
     }
+    quire_engine_options swap = engine_options;
+    swap.preemption_mode = "swap";
+    quire_engine *none = NULL;
+    quire_error swap_error = {0};
+    assert_int_equal(quire_engine_create(model, &swap, &none, &swap_error), QUIRE_INVALID);
+    swap.swap_space_bytes = 1 << 20;
+    swap.swap_path = "tests/no-such-folder";
+    assert_int_equal(quire_engine_create(model, &swap, &none, &swap_error), QUIRE_IO);
+    assert_non_null(strstr(swap_error.message, "no-such-folder"));
     quire_request_options o; /* fits the model, never the pool */
     quire_request *request = NULL;
     quire_error error = {0};

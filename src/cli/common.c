@@ -27,6 +27,9 @@ int qr_cli_create_engine(qr_cli_args *args, quire_model *model, quire_engine **o
 {
     quire_error error;
     args->engine.seed = args->seed;
+    bool swaps = args->engine.preemption_mode && strcmp(args->engine.preemption_mode, "recompute") != 0;
+    double swap_gib = args->swap_space_gib > 0 ? args->swap_space_gib : swaps ? 4 : 0;
+    args->engine.swap_space_bytes = (size_t)(swap_gib * (1 << 30));
     if (quire_engine_create(model, &args->engine, out, &error) == QUIRE_OK) return QR_CLI_OK;
     return qr_cli_fail("%s", error.message);
 }

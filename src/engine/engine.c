@@ -20,7 +20,8 @@ void quire_engine_options_init(quire_engine_options *options)
                                       .max_num_seqs = 128,
                                       .enable_chunked_prefill = true,
                                       .enable_prefix_caching = true,
-                                      .scheduling_policy = "fcfs"};
+                                      .scheduling_policy = "fcfs",
+                                      .preemption_mode = "recompute"};
 }
 
 /* ---- options -------------------------------------------------------------------------------------------- */
@@ -35,6 +36,25 @@ static quire_status parse_policy(quire_engine_options *o, qr_sched_policy *out, 
     else
         return qr_fail_param(error, "scheduling_policy", "scheduling_policy: fcfs or priority, not '%s'", policy);
     o->scheduling_policy = *out == QR_SCHED_FCFS ? "fcfs" : "priority";
+    return QUIRE_OK;
+}
+
+static quire_status parse_preemption(quire_engine_options *o, qr_preemption_mode *out, quire_error *error)
+{
+    static const char *const names[] = {
+        [QR_PREEMPT_RECOMPUTE] = "recompute", [QR_PREEMPT_SWAP] = "swap", [QR_PREEMPT_AUTO] = "auto"};
+    const char *mode = o->preemption_mode ? o->preemption_mode : "recompute";
+    int i = 0;
+    while (i < 3 && strcmp(names[i], mode) != 0) i++;
+    if (i == 3)
+        return qr_fail_param(error, "preemption_mode", "preemption_mode: recompute, swap or auto, not '%s'", mode);
+    *out = (qr_preemption_mode)i;
+    o->preemption_mode = names[i];
+    if ((*out == QR_PREEMPT_RECOMPUTE) == (o->swap_space_bytes > 0))
+        return qr_fail_param(error, "swap_space", "swap_space: preemption mode %s %s", mode,
+                             o->swap_space_bytes > 0 ? "has no use for it" : "needs some");
+    if (o->swap_path && o->swap_space_bytes == 0)
+        return qr_fail_param(error, "swap_path", "swap_path: give swap_space too");
     return QUIRE_OK;
 }
 
@@ -117,12 +137,31 @@ static quire_status size_pool(quire_engine *e, quire_error *error)
 
 /* ---- create and destroy ------------------------------------------------------------------------------------ */
 
+static size_t kv_block_bytes(const quire_engine *e)
+{
+    return e->model->backend->ops->kv_block_bytes(e->model->backend, &e->kv_config);
+}
+
+static quire_status create_swap(quire_engine *e, quire_error *error)
+{
+    int64_t num_blocks = qr_sched_get_options(e->sched)->num_swap_blocks;
+    if (num_blocks == 0) return QUIRE_OK;
+    return qr_swap_init(&e->swap, e->model->backend, e->cache, kv_block_bytes(e), num_blocks, e->options.swap_path,
+                        error);
+}
+
 static quire_status create_sched(quire_engine *e, quire_error *error)
 {
     quire_engine_options *o = &e->options;
     qr_sched_options s;
     qr_sched_options_init(&s);
     QR_TRY(parse_policy(o, &s.policy, error));
+    QR_TRY(parse_preemption(o, &s.preemption_mode, error));
+    s.num_swap_blocks = (int64_t)(o->swap_space_bytes / kv_block_bytes(e));
+    if (s.num_swap_blocks > INT32_MAX) s.num_swap_blocks = INT32_MAX;
+    if (o->swap_space_bytes > 0 && s.num_swap_blocks == 0)
+        return qr_fail_param(error, "swap_space", "swap_space: %zu bytes hold no block of %zu", o->swap_space_bytes,
+                             kv_block_bytes(e));
     s.num_blocks = e->kv_config.num_blocks;
     s.block_size = o->block_size;
     s.max_num_seqs = o->max_num_seqs;
@@ -163,8 +202,7 @@ static void init_stats(quire_engine *e)
     s->max_num_seqs = e->options.max_num_seqs;
     s->max_num_batched_tokens = e->options.max_num_batched_tokens;
     s->kv_cache_dtype = e->options.kv_cache_dtype;
-    s->kv_cache_bytes =
-        (size_t)e->kv_config.num_blocks * e->model->backend->ops->kv_block_bytes(e->model->backend, &e->kv_config);
+    s->kv_cache_bytes = (size_t)e->kv_config.num_blocks * kv_block_bytes(e);
 }
 
 static void *engine_main(void *raw);
@@ -178,6 +216,8 @@ static quire_status create_all(quire_engine *e, quire_error *error)
     QR_TRY(size_pool(e, error));
     QR_TRY(create_sched(e, error));
     QR_TRY(be->ops->kv_cache_create(be, &e->kv_config, &e->cache, error));
+    QR_TRY(create_swap(e, error));
+    o->swap_path = NULL; /* the caller's string */
     e->logits_rows = o->max_num_seqs < MAX_LOGITS_ROWS ? o->max_num_seqs : MAX_LOGITS_ROWS;
     QR_TRY(qr_model_workspace_create(e->model->model, o->max_num_batched_tokens, e->logits_rows, o->max_model_len,
                                      &e->ws, error));
@@ -221,6 +261,7 @@ quire_status quire_engine_create(quire_model *model, const quire_engine_options 
 static void destroy_parts(quire_engine *e)
 {
     qr_sched_destroy(e->sched);
+    qr_swap_deinit(&e->swap);
     if (e->cache) e->model->backend->ops->kv_cache_destroy(e->model->backend, e->cache);
     qr_model_workspace_destroy(e->ws);
     qr_batch_deinit(&e->batch);

@@ -16,6 +16,7 @@
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/stats.h"
+#include "engine/swap.h"
 
 /* One token to draw: a logits row and the sequence that it is for. */
 typedef struct qr_sample_job {
@@ -31,6 +32,8 @@ struct quire_engine {
     qr_sched *sched;
     qr_kv_cache *cache;
     qr_kv_config kv_config;
+    qr_swap swap;
+    double compute_us_per_token; /* measured */
     qr_model_workspace *ws;
     qr_batch_builder batch;
     int logits_rows; /* rows of logits computed at a time */

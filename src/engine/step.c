@@ -177,6 +177,7 @@ static void observe_step(quire_engine *e, const qr_sched_step *step, int64_t sta
     s->step_seconds += (double)(qr_clock_us() - start_us) * 1e-6;
     s->forward_seconds += (double)forward_us * 1e-6;
     s->num_preemptions = now.num_preemptions;
+    s->num_swapped_groups = now.num_swapped_groups;
     s->live_slot_fraction = now.live_slot_fraction;
     s->prefix_cache_queries = now.prefix_queries;
     s->prefix_cache_hits = now.prefix_hits;
@@ -198,6 +199,15 @@ static void observe_admitted(quire_engine *e, const qr_sched_step *step, int64_t
     }
 }
 
+/* What preemption mode auto weighs. */
+static void measure_costs(quire_engine *e, double us_per_token)
+{
+    if (!e->swap.slots) return;
+    if (e->compute_us_per_token == 0) e->compute_us_per_token = us_per_token;
+    e->compute_us_per_token += (us_per_token - e->compute_us_per_token) / 8;
+    qr_sched_set_costs(e->sched, e->compute_us_per_token, e->swap.us_per_block);
+}
+
 void qr_engine_run_step(quire_engine *e, const qr_sched_step *step)
 {
     _Static_assert(sizeof(qr_copy_pair) == sizeof(qr_block_copy), "the scheduler's copies are the backend's");
@@ -208,6 +218,8 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step)
 
     int64_t forward_us = qr_clock_us();
     pthread_mutex_lock(&e->model->lock);
+    qr_swap_out(&e->swap, step->swap_outs, step->num_swap_outs);
+    qr_swap_in(&e->swap, step->swap_ins, step->num_swap_ins);
     if (step->num_copies > 0)
         be->ops->kv_copy_blocks(be, e->cache, (const qr_copy_pair *)(const void *)step->copies, step->num_copies);
     qr_model_forward(e->model->model, e->ws, &e->batch.batch, e->cache);
@@ -223,5 +235,6 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step)
         else
             take_token(e, &e->jobs[i], now_us);
     }
+    measure_costs(e, (double)forward_us / step->num_tokens);
     observe_step(e, step, start_us, forward_us);
 }

@@ -81,6 +81,8 @@ static void emit_state(page *p, const quire_stats *s)
     counter(p, "vllm:prefix_cache_hits_total", "Prefix cache hits, in terms of number of cached tokens.",
             s->prefix_cache_hits);
     counter(p, "vllm:num_preemptions_total", "Cumulative number of preemption from the engine.", s->num_preemptions);
+    counter(p, "quire:num_swapped_groups_total", "Preemptions that moved a request's KV blocks to swap space.",
+            s->num_swapped_groups);
     counter(p, "vllm:prompt_tokens_total", "Number of prefill tokens processed.", s->prompt_tokens);
     counter(p, "vllm:generation_tokens_total", "Number of generation tokens processed.", s->generation_tokens);
 
