@@ -10,6 +10,8 @@
 
 #include <jansson.h>
 
+#include <fcntl.h>
+
 #include "http_client.h"
 #include "server/server.h"
 #include "server_fake.h"
@@ -508,6 +510,31 @@ static void clients_leaving_at_any_moment(void **state)
     json_decref(call_json("POST", "/v1/completions", "{\"prompt\":\"x\"}", 200));
 }
 
+static int num_open_files(void)
+{
+    int count = 0;
+    for (int fd = 0; fd < 2048; fd++) count += fcntl(fd, F_GETFD) != -1;
+    return count;
+}
+
+static void no_socket_stays_behind(void **state)
+{
+    (void)state;
+    int before = num_open_files();
+    static const char *const starts[] = {
+        "GET /health HTTP/1.1\r\nHost: x\r\n\r\n", "GET /health HTTP/1.1\r\nHo",
+        "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+        "POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 14\r\n\r\n{\"prompt\":\"a\"}",
+        "GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n"};
+    for (int i = 0; i < 200; i++) {
+        int fd = http_connect(port);
+        assert_true(http_send(fd, starts[i % 5], strlen(starts[i % 5])));
+        close(fd);
+    }
+    for (int i = 0; i < 30 && num_open_files() > before; i++) usleep(100000);
+    assert_int_equal(num_open_files(), before);
+}
+
 static void small_limits(qr_server_options *options)
 {
     options->max_request_bytes = 2000;
@@ -890,6 +917,7 @@ int main(void)
         shared(keep_alive_and_split_packets),
         shared(a_client_that_leaves_frees_its_blocks),
         shared(clients_leaving_at_any_moment),
+        shared(no_socket_stays_behind),
         shared(many_streams_at_once),
         shared(calls_survive_failed_allocations),
         cmocka_unit_test(too_large_bodies),

@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "server/routes.h"
 
-enum { STREAM_BLOCK_BYTES = 16 * 1024, MAX_BODIES_IN_MEMORY = 8, MAX_SWALLOWED_BODIES = 4 };
+enum { STREAM_BLOCK_BYTES = 16 * 1024, MAX_BODIES_IN_MEMORY = 8, MAX_SWALLOWED_BODIES = 4, LINGER_MS = 500 };
 
 /* ---- connections ---- */
 
@@ -72,8 +72,10 @@ void qr_http_check_deadlines(qr_server *server, int64_t now_us)
     const qr_server_options *options = &server->options;
     for (qr_conn *conn = server->conns; conn; conn = conn->next) {
         const qr_call *call = conn->call;
+        /* a peer's close that arrives with its last bytes is one edge: libmicrohttpd may miss it behind them */
+        bool left = conn->hung_up && conn->phase != QR_CONN_BUSY && is_late(conn->since_us, now_us, LINGER_MS);
         bool sending = call && call->state == QR_CALL_SENDING && !call->suspended && call->request.stream;
-        if ((conn->phase == QR_CONN_HEADERS && is_late(conn->since_us, now_us, options->header_timeout_ms)) ||
+        if (left || (conn->phase == QR_CONN_HEADERS && is_late(conn->since_us, now_us, options->header_timeout_ms)) ||
             (conn->phase == QR_CONN_BODY && is_late(conn->since_us, now_us, options->body_timeout_ms)) ||
             (sending && is_late(call->last_read_us, now_us, options->send_timeout_ms)))
             qr_conn_cut(conn);
