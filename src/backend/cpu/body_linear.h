@@ -12,6 +12,9 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/unroll.h"
 
+/* One token reads the panels as one stream, this many bytes behind its prefetches. */
+enum { FETCH_AHEAD = 8192 };
+
 INLINE v16 load_weights(qr_dtype dtype, const uint8_t *w)
 {
     if (dtype == QR_F16) return v16_load_f16((const uint16_t *)w);
@@ -100,6 +103,9 @@ INLINE void lowbit_panels(const qr_lowbit f, const uint8_t *w, size_t panel_byte
     {                                                                                                                 \
         const qr_lowbit f = {bits, zero, super, halves, has_min, code_limit};                                         \
         int p = 0;                                                                                                    \
+        if (num_tokens == 1)                                                                                          \
+            for (; p < num_panels; p++, w += panel_bytes)                                                             \
+                lowbit_tile(f, w, panel_bytes, FETCH_AHEAD, k, x, ld_x, 1, 1, acc + p * 16, ld_acc);                  \
         for (; p + LOWBIT_PANELS <= num_panels; p += LOWBIT_PANELS, w += LOWBIT_PANELS * panel_bytes)                 \
             lowbit_panels(f, w, panel_bytes, LOWBIT_PANELS, k, x, ld_x, num_tokens, acc + p * 16, ld_acc);            \
         for (; LOWBIT_PANELS > 1 && p < num_panels; p++, w += panel_bytes)                                            \

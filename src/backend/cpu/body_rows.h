@@ -177,11 +177,14 @@ static void quantize_row(const float *x, int64_t cols, qr_act_group *out)
         v16 a = v16_load(x + i), b = v16_load(x + i + 16);
         float d = v16_largest(v16_max(v16_abs(a), v16_abs(b))) / 127.0f;
         v16 inverse = v16_set1(d >= FLT_MIN ? 1.0f / d : 0.0f); /* 1 / d would overflow for smaller ones */
-        v16_store_s8(out->q, v16_round(v16_mul(a, inverse)));
-        v16_store_s8(out->q + 16, v16_round(v16_mul(b, inverse)));
-        int32_t lo = 0, hi = 0;
-        for (int j = 0; j < 16; j++) lo += out->q[j];
-        for (int j = 16; j < 32; j++) hi += out->q[j];
+        a = v16_round(v16_mul(a, inverse));
+        b = v16_round(v16_mul(b, inverse));
+        v16_store_s8(out->q, a);
+        v16_store_s8(out->q + 16, b);
+        float lo_sum = v16_sum(a), hi_sum = v16_sum(b); /* small whole numbers: exact in any order */
+        bool finite = lo_sum - hi_sum == lo_sum - hi_sum;
+        if (!finite) d = NAN; /* not a number in, none out */
+        int32_t lo = finite ? (int32_t)lo_sum : 0, hi = finite ? (int32_t)hi_sum : 0;
         out->d = d;
         out->sum = lo + hi;
         out->asum = d * (float)out->sum;

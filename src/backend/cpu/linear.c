@@ -1,7 +1,8 @@
 /* linear: y = x W^T on packed panels.
  *
  *   quantize x (low-bit weights only)  ─►  tiles of (96 tokens) x (a run of panels)  ─►  for each block of
- *   1024 columns, for each strip of 4 panels: the strip times the tile's tokens, into accumulators  ─►  store */
+ *   1024 columns or more, for each strip of 4 panels: the strip times the tile's tokens, into accumulators  ─►  store
+ */
 #include <assert.h>
 #include <string.h>
 
@@ -9,6 +10,7 @@
 
 enum {
     COLUMN_BLOCK = 1024,     /* a multiple of 256 */
+    BLOCK_VALUES = 1 << 16,  /* few tokens: longer blocks, of about this many activations */
     TILE_MACS = 1 << 20,     /* a tile should be worth about this many multiplications */
     TILES_PER_THREAD = 4,    /* or less, to keep the threads evenly busy */
     QUANTIZE_GRAIN = 1 << 13 /* values */
@@ -70,8 +72,10 @@ static void multiply_run(const linear_job *job, const panel_run *run, int t, int
     const int64_t ld_acc = QR_STRIP_PANELS * QR_PANEL;
     int num_strips = (run->count + QR_STRIP_PANELS - 1) / QR_STRIP_PANELS;
     for (int s = 0; s < num_strips; s++) memset(acc + s * strip_acc, 0, (size_t)(n * ld_acc) * sizeof *acc);
-    for (int64_t k = 0; k < job->k; k += COLUMN_BLOCK) {
-        int64_t cols = job->k - k < COLUMN_BLOCK ? job->k - k : COLUMN_BLOCK;
+    int64_t block = BLOCK_VALUES / n / COLUMN_BLOCK * COLUMN_BLOCK;
+    if (block < COLUMN_BLOCK) block = COLUMN_BLOCK;
+    for (int64_t k = 0; k < job->k; k += block) {
+        int64_t cols = job->k - k < block ? job->k - k : block;
         for (int s = 0; s < num_strips; s++) {
             int p = s * QR_STRIP_PANELS, left = run->count - p;
             multiply_strip(job, run->w, run->first + p, left < QR_STRIP_PANELS ? left : QR_STRIP_PANELS, k, cols, t, n,
