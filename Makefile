@@ -7,6 +7,7 @@ MODEL   ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 LIB_PKGS := jansson libpcre2-8 libutf8proc libxxhash
 PKGS    := $(LIB_PKGS) libmicrohttpd libcurl
 CFLAGS  ?= -O2 -g
+OBJCOPY ?= objcopy
 WARN    := -Wall -Wextra -Werror
 Q       := $(if $(V),,@)# make V=1 shows the commands
 
@@ -88,6 +89,10 @@ $(BUILD)/libquire.so: $(LIB_OBJ)
 $(BUILD)/quire: $(MAIN_OBJ) $(APP_OBJ) $(BUILD)/libquire.a
 	@echo '  LD   $@'
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBS)
+ifndef PLAIN # debug information goes beside it, where gdb finds it; sanitizer builds keep theirs
+	$(Q)$(OBJCOPY) --only-keep-debug $@ $@.debug
+	$(Q)$(OBJCOPY) --strip-debug --add-gnu-debuglink=$@.debug $@
+endif
 
 $(BUILD)/quire.1: $(BUILD)/quire
 	$(Q)$< help --man > $@.part && mv $@.part $@
