@@ -93,6 +93,7 @@ static void pool_create_survives_failed_allocations(void **state)
     }
     assert_true(qr_cpu_count() >= 1);
     assert_true(qr_memory_available_bytes() > 0);
+    assert_true(qr_memory_total_bytes() >= qr_memory_available_bytes());
 }
 
 int main(void)

@@ -167,7 +167,8 @@ static quire_status fail_value(const qr_option *o, const char *value, quire_erro
                        : o->kind == QR_OPTION_BYTES ? "a size such as 512MiB or 4G"
                                                     : "a whole number";
     if (o->min == 0 && o->max == 0) return qr_fail_param(error, o->name, "--%s: '%s' is not %s", o->name, value, what);
-    return qr_fail_param(error, o->name, "--%s: '%s' is not %s from %g to %g", o->name, value, what, o->min, o->max);
+    return qr_fail_param(error, o->name, "--%s: '%s' is not %s from %.16g to %.16g", o->name, value, what, o->min,
+                         o->max);
 }
 
 static bool is_choice(const char *choices, const char *value)

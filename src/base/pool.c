@@ -207,16 +207,34 @@ int qr_cpu_count(void)
     return count > 0 ? count : 1;
 }
 
-uint64_t qr_memory_available_bytes(void)
+/* A line of /proc/meminfo in bytes; 0 when it is not there. */
+static uint64_t read_meminfo(const char *format)
 {
-    uint64_t available = 0;
+    uint64_t bytes = 0;
     char line[256];
     FILE *f = fopen("/proc/meminfo", "r");
     while (f && fgets(line, sizeof line, f)) {
         unsigned long long kib;
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1) available = kib * 1024;
+        if (sscanf(line, format, &kib) == 1) bytes = kib * 1024;
     }
     if (f) fclose(f);
+    return bytes;
+}
+
+uint64_t qr_memory_total_bytes(void)
+{
+    uint64_t total = read_meminfo("MemTotal: %llu kB");
+    char line[256];
+    unsigned long long max;
+    if (read_line("/sys/fs/cgroup/memory.max", line, sizeof line) && sscanf(line, "%llu", &max) == 1 && max < total)
+        total = max;
+    return total;
+}
+
+uint64_t qr_memory_available_bytes(void)
+{
+    uint64_t available = read_meminfo("MemAvailable: %llu kB");
+    char line[256];
     unsigned long long max, used;
     if (read_line("/sys/fs/cgroup/memory.max", line, sizeof line) && sscanf(line, "%llu", &max) == 1 &&
         read_line("/sys/fs/cgroup/memory.current", line, sizeof line) && sscanf(line, "%llu", &used) == 1) {

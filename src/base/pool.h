@@ -26,5 +26,7 @@ void qr_pool_run(qr_pool *pool, qr_pool_fn fn, void *ctx, int num_tiles);
 int qr_cpu_count(void);
 /* Bytes of memory this process may still take: free memory of the machine, capped by the cgroup's limit. */
 uint64_t qr_memory_available_bytes(void);
+/* All the memory that this process may ever have: the machine's or its cgroup's limit. 0: unknown. */
+uint64_t qr_memory_total_bytes(void);
 
 #endif

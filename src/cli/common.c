@@ -51,10 +51,14 @@ void qr_cli_describe(quire_model *model, quire_engine *engine, const qr_cli_args
     const char *cpu = getenv("QUIRE_CPU");
     qr_cli_note("compute   %s, %d thread%s%s%s", info.compute_dtype, threads, threads == 1 ? "" : "s",
                 cpu ? ", QUIRE_CPU=" : "", cpu ? cpu : "");
+    if (stats.max_model_len > info.max_position_embeddings)
+        qr_cli_note("warning   --max-model-len %d is beyond the %d positions that this model was trained for",
+                    stats.max_model_len, info.max_position_embeddings);
     double num_seqs = (double)stats.num_kv_blocks / (double)blocks_per_seq;
-    qr_cli_note("KV cache  %lld blocks of %d = %lld tokens = %.4g sequence%s of %d (%s, %s)",
-                (long long)stats.num_kv_blocks, stats.block_size, (long long)num_tokens, num_seqs,
-                num_seqs == 1 ? "" : "s", stats.max_model_len, stats.kv_cache_dtype, cache);
+    qr_cli_note("KV cache  %lld block%s of %d = %lld tokens = %.4g sequence%s of %d (%s, %s)",
+                (long long)stats.num_kv_blocks, stats.num_kv_blocks == 1 ? "" : "s", stats.block_size,
+                (long long)num_tokens, num_seqs, num_seqs == 1 ? "" : "s", stats.max_model_len, stats.kv_cache_dtype,
+                cache);
 }
 
 /* ---- input ------------------------------------------------------------------------------------ */

@@ -65,6 +65,11 @@ int qr_cli_run_serve(qr_cli_args *args)
     qr_server *server = NULL;
     qr_buf template_text = {0};
     int exit_status = QR_CLI_FAILED;
+    if (args->server.api_key && !*args->server.api_key) /* an unset variable in a script, most likely */
+        return qr_cli_usage_error("serve", "serve: --api-key is empty; leave it out to serve everybody");
+    for (int i = 0; i < args->served_model_names.count; i++)
+        if (!*args->served_model_names.items[i])
+            return qr_cli_usage_error("serve", "serve: --served-model-name is empty");
     if (args->chat_template && qr_cli_read_file(args->chat_template, &template_text, &error) != QUIRE_OK)
         return qr_cli_fail("%s", error.message);
 

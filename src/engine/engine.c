@@ -129,6 +129,12 @@ static quire_status size_pool(quire_engine *e, quire_error *error)
         return qr_fail_param(error, "kv_cache_memory_bytes",
                              "the KV cache gets %llu bytes, but one block of %d tokens takes %zu",
                              (unsigned long long)memory, o->block_size, block_bytes);
+    uint64_t total = qr_memory_total_bytes();
+    if (total && (uint64_t)kv.num_blocks > total / block_bytes)
+        return qr_fail_param(error, o->num_kv_blocks > 0 ? "num_kv_blocks" : "kv_cache_memory_bytes",
+                             "a KV cache of %lld blocks takes %.4g GiB, but this machine or its cgroup has %.4g GiB",
+                             (long long)kv.num_blocks, (double)kv.num_blocks * (double)block_bytes / (1 << 30),
+                             (double)total / (1 << 30));
     e->kv_config = kv;
     QR_TRY(size_model_len(e, error));
     o->num_kv_blocks = kv.num_blocks;

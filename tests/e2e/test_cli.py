@@ -99,6 +99,22 @@ def mistakes_exit_with_2_and_a_hint():
 
 
 @test
+def empty_and_absurd_values_are_refused():
+    assert "--api-key is empty" in fails(2, "serve", TINY, "--api-key", "")
+    assert "--served-model-name is empty" in fails(2, "serve", TINY, "--served-model-name", "")
+    assert "from 0 to 1000000000000000" in fails(2, "serve", TINY, "--num-kv-blocks", "-1")
+    for size in (["--kv-cache-memory-bytes", "4000000GiB"], ["--num-kv-blocks", "2000000000", "--block-size", "128"]):
+        text = fails(1, "serve", TINY, *size)
+        assert "but this machine or its cgroup has" in text, text
+
+
+@test
+def contexts_longer_than_trained_are_pointed_out():
+    with Server("--max-model-len", "1025", "--kv-cache-memory-bytes", "16MiB", model=TINY) as server:
+        assert "beyond the 512 positions" in server.output(), server.output()
+
+
+@test
 def missing_and_broken_models_exit_with_1():
     for command in [["generate", "-p", "x"], ["tokenize", "-p", "x"], ["inspect"], ["chat"], ["serve"],
                     ["logits", "--ids", "1", "--out", folder / "x"], ["bench", "latency"]]:
