@@ -465,6 +465,29 @@ static void keep_alive_and_split_packets(void **state)
     close(fd);
 }
 
+static void bodies_of_unclear_length_are_refused(void **state)
+{
+    (void)state;
+    static const char *const headers[] = {
+        "Content-Length: 2\r\nContent-Length: 14\r\n",
+        "Transfer-Encoding: gzip\r\n",
+        "Transfer-Encoding: gzip\r\nContent-Length: 14\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 14\r\n",
+    };
+    for (size_t i = 0; i < sizeof headers / sizeof *headers; i++) {
+        char request[256];
+        int bytes = snprintf(request, sizeof request,
+                             "POST /v1/completions HTTP/1.1\r\nHost: x\r\n%s\r\n{\"prompt\":\"a\"}", headers[i]);
+        int fd = http_connect(port);
+        assert_true(http_send(fd, request, (size_t)bytes));
+        http_answer answer = http_read(fd, false, 5000);
+        if (answer.status != 400) fail_msg("%s: %d", headers[i], answer.status);
+        assert_memory_equal(http_header(&answer, "Connection"), "close", 5);
+        free(answer.body);
+        close(fd);
+    }
+}
+
 /* ---- clients that leave, stall, or ask too much ---- */
 
 static void wait_live(int wanted)
@@ -915,6 +938,7 @@ int main(void)
         shared(prompts_must_fit),
         shared(streams),
         shared(keep_alive_and_split_packets),
+        shared(bodies_of_unclear_length_are_refused),
         shared(a_client_that_leaves_frees_its_blocks),
         shared(clients_leaving_at_any_moment),
         shared(no_socket_stays_behind),

@@ -93,7 +93,7 @@ struct qr_call {
     int64_t started_us;
     char header_id[129]; /* X-Request-Id, or empty */
     qr_buf body;
-    bool body_too_large;
+    bool unclear_length;   /* the connection is closed after the answer */
     size_t counted_bytes;  /* of body, in server->body_bytes */
     qr_call *next_work;    /* under work_lock */
     atomic_bool work_done; /* the worker is through with it */

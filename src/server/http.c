@@ -138,7 +138,7 @@ static void add_common_headers(const qr_call *call, struct MHD_Response *respons
     if (call->retry_later) MHD_add_response_header(response, "Retry-After", "1");
     if (call->allow) MHD_add_response_header(response, "Allow", call->allow);
     if (call->http_status == 401) MHD_add_response_header(response, "WWW-Authenticate", "Bearer");
-    if (call->server->draining) MHD_add_response_header(response, "Connection", "close");
+    if (call->server->draining || call->unclear_length) MHD_add_response_header(response, "Connection", "close");
 }
 
 static void add_preflight_headers(struct MHD_Connection *mhd, struct MHD_Response *response)
@@ -233,13 +233,35 @@ static void copy_request_id(qr_call *call)
     memcpy(call->header_id, id, bytes + 1);
 }
 
+/* A body whose end proxies and we might see in different places: two lengths that differ, or a coding of which only
+ * "chunked" is understood. The connection is closed, for what follows cannot be told from the body. */
+static enum MHD_Result find_other_length(void *cls, enum MHD_ValueKind kind, const char *key, const char *value)
+{
+    (void)kind;
+    const char **first = cls;
+    if (strcasecmp(key, "Content-Length") != 0 || !value) return MHD_YES;
+    if (!first[0]) first[0] = value;
+    if (strcmp(first[0], value) != 0) first[1] = value;
+    return MHD_YES;
+}
+
+static bool has_clear_length(const qr_call *call)
+{
+    const char *lengths[2] = {NULL, NULL}, *coding = header(call, "Transfer-Encoding");
+    MHD_get_connection_values(call->mhd, MHD_HEADER_KIND, find_other_length, lengths);
+    return !lengths[1] && (!coding || (!lengths[0] && strcasecmp(coding, "chunked") == 0));
+}
+
 /* Decide what the headers alone decide; leaves http_status 0 when the body matters. */
 static void check_headers(qr_call *call, const char *url, const char *method)
 {
     const char *allow;
     quire_error error;
     call->route = qr_routes_find(url, method, &allow);
-    if (strcmp(method, "OPTIONS") == 0) {
+    if (!has_clear_length(call)) {
+        qr_call_fail(call, 400, "send one Content-Length, or Transfer-Encoding: chunked", NULL);
+        call->unclear_length = true;
+    } else if (strcmp(method, "OPTIONS") == 0) {
         call->http_status = 200;
     } else if (!call->route && allow) {
         (void)qr_fail(&error, QUIRE_INVALID, "%.16s is not allowed here; use %s", method, allow);
@@ -262,7 +284,6 @@ static void fail_too_large(qr_call *call)
     quire_error error;
     (void)qr_fail(&error, QUIRE_INVALID, "the body is larger than this server's limit of %zu bytes",
                   call->server->options.max_request_bytes);
-    call->body_too_large = true;
     qr_call_fail(call, 413, error.message, NULL);
 }
 
@@ -286,7 +307,8 @@ static enum MHD_Result begin_call(qr_server *server, struct MHD_Connection *mhd,
     const char *length = header(call, "Content-Length");
     unsigned long long bytes = length ? strtoull(length, NULL, 10) : 0, limit = server->options.max_request_bytes;
     if (bytes > limit && call->http_status == 0) fail_too_large(call);
-    bool refuse_now = bytes > limit * MAX_SWALLOWED_BODIES || (call->http_status >= 400 && header(call, "Expect"));
+    bool refuse_now = call->unclear_length || bytes > limit * MAX_SWALLOWED_BODIES ||
+                      (call->http_status >= 400 && header(call, "Expect"));
     return call->http_status && refuse_now ? send_answer(call) : MHD_YES;
 }
 
