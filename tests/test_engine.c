@@ -282,6 +282,35 @@ static void count_output(void *user, const quire_output *o)
     pthread_mutex_unlock(&c->lock);
 }
 
+static void a_burst_at_an_idle_engine_is_no_queue(void **state)
+{
+    (void)state;
+    quire_model *model = open_tiny(1);
+    quire_engine_options engine_options = small_options();
+    engine_options.max_num_seqs = 4;
+    engine_options.max_num_queued_reqs = 1;
+    quire_engine *engine = start(model, &engine_options);
+    int32_t prompt[128];
+    for (int round = 0; round < 10; round++) {
+        quire_request *requests[4];
+        quire_request_options o;
+        for (int i = 0; i < 4; i++) {
+            quire_error error = {0};
+            make_request(i, prompt, &o);
+            o.sampling.n = 1;
+            if (quire_submit(engine, &o, &requests[i], &error) != QUIRE_OK) fail_msg("%d: %s", i, error.message);
+        }
+        for (int i = 0; i < 4; i++) {
+            const quire_output *output = NULL;
+            do assert_int_equal(quire_request_next(requests[i], 30000, &output), QUIRE_OK);
+            while (!output->request_finished);
+            quire_request_release(requests[i]);
+        }
+    }
+    quire_engine_destroy(engine);
+    quire_model_close(model);
+}
+
 static void aborts_queue_limits_and_drain(void **state)
 {
     (void)state;
@@ -403,9 +432,13 @@ static void failed_allocations_change_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bytes_whatever_runs_beside), cmocka_unit_test(prompt_logprobs_and_echo_are_the_logits),
-        cmocka_unit_test(bad_requests_are_named),          cmocka_unit_test(aborts_queue_limits_and_drain),
-        cmocka_unit_test(destroy_ends_running_requests),   cmocka_unit_test(failed_allocations_change_nothing),
+        cmocka_unit_test(same_bytes_whatever_runs_beside),
+        cmocka_unit_test(prompt_logprobs_and_echo_are_the_logits),
+        cmocka_unit_test(bad_requests_are_named),
+        cmocka_unit_test(a_burst_at_an_idle_engine_is_no_queue),
+        cmocka_unit_test(aborts_queue_limits_and_drain),
+        cmocka_unit_test(destroy_ends_running_requests),
+        cmocka_unit_test(failed_allocations_change_nothing),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }

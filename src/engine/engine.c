@@ -311,6 +311,15 @@ static quire_status validate(const quire_engine *e, const quire_request *r, quir
     return qr_sched_validate(e->sched, &p, error);
 }
 
+/* Requests that wait, under e->lock. New ones for which there are seats do not: a burst at an idle engine is no queue.
+ */
+static int count_waiting(const quire_engine *e)
+{
+    int num_new = e->num_inbox + e->num_taken, num_old = e->stats.num_requests_waiting - e->num_taken;
+    int seats = num_old > 0 ? 0 : e->options.max_num_seqs - e->stats.num_seqs_running;
+    return (num_old > 0 ? num_old : 0) + (num_new > seats ? num_new - (seats > 0 ? seats : 0) : 0);
+}
+
 quire_status quire_submit(quire_engine *e, const quire_request_options *options, quire_request **out,
                           quire_error *error)
 {
@@ -325,7 +334,7 @@ quire_status quire_submit(quire_engine *e, const quire_request_options *options,
     r->abort_pending = &e->abort_pending;
     r->arrival_us = qr_clock_us();
     pthread_mutex_lock(&e->lock);
-    int waiting = e->num_inbox + e->stats.num_requests_waiting;
+    int waiting = count_waiting(e);
     if (e->draining) {
         status = qr_fail(error, QUIRE_ABORTED, "the engine is shutting down");
     } else if (e->options.max_num_queued_reqs > 0 && waiting >= e->options.max_num_queued_reqs) {
@@ -407,6 +416,7 @@ static void publish_counts(quire_engine *e)
     s->num_requests_running = now.num_running;
     s->num_seqs_running = now.num_running_seqs;
     s->num_requests_waiting = now.num_waiting;
+    e->num_taken = 0;
     s->num_free_kv_blocks = now.num_free_blocks;
     s->kv_cache_usage = 1.0 - (double)now.num_free_blocks / now.num_blocks;
 }
@@ -491,6 +501,7 @@ static bool wait_for_work(quire_engine *e, quire_request **out_new)
     *out_new = e->inbox_first;
     e->inbox_first = e->inbox_last = NULL;
     e->stats.num_requests_waiting += e->num_inbox;
+    e->num_taken = e->num_inbox;
     e->num_inbox = 0;
     bool reset = e->reset_prefix_cache, run = !e->stopping;
     e->reset_prefix_cache = false;

@@ -56,6 +56,7 @@ struct quire_engine {
     pthread_cond_t finished; /* for drain: num_open fell to 0 */
     quire_request *inbox_first, *inbox_last;
     int num_inbox;
+    int num_taken;   /* out of the inbox since the counts in `stats` were made */
     int num_open;    /* submitted and not finished */
     uint64_t serial; /* of requests, keys those without a seed */
     bool draining, stopping, reset_prefix_cache;

@@ -138,7 +138,7 @@ static bool in_bounds(const field *f, double value)
 static quire_status out_of_bounds(const field *f, double value, quire_error *error)
 {
     if (value > INT_MAX && f->type == FIELD_INT)
-        return qr_fail_param(error, f->name, "%s is too large: %g", f->name, value);
+        return qr_fail_param(error, f->name, "%s is too large: %.16g", f->name, value);
     if (f->max >= INT_MAX)
         return qr_fail_param(error, f->name, "%s must be %s %g, got %g", f->name, f->above_min ? "above" : "at least",
                              f->min, value);
