@@ -77,17 +77,20 @@ static void unpack_q2_k(const uint8_t *p, block *b) /* scales[16] qs[64] d dmin 
         b->scale[i] = (int8_t)(p[i] & 15);
         b->min[i] = (int8_t)(p[i] >> 4);
     }
-    for (int i = 0; i < 256; i++) b->code[i] = p[16 + i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32)) & 3;
+    for (int g = 0; g < 8; g++) {
+        const uint8_t *low = p + 16 + g / 4 * 32;
+        for (int i = 0; i < 32; i++) b->code[32 * g + i] = low[i] >> (2 * (g % 4)) & 3;
+    }
 }
 
 static void unpack_q3_k(const uint8_t *p, block *b) /* hmask[32] qs[64] scales[12] d */
 {
     b->d = get_u16(p + 108);
     unpack_q3_scales(p + 96, b);
-    for (int i = 0; i < 256; i++) {
-        int low = p[32 + i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32)) & 3;
-        int high = p[i % 32] >> (i / 32) & 1;
-        b->code[i] = (uint8_t)(low | high << 2);
+    for (int g = 0; g < 8; g++) {
+        const uint8_t *low = p + 32 + g / 4 * 32;
+        for (int i = 0; i < 32; i++)
+            b->code[32 * g + i] = (uint8_t)((low[i] >> (2 * (g % 4)) & 3) | (p[i] >> g & 1) << 2);
     }
 }
 
@@ -96,7 +99,10 @@ static void unpack_q4_k(const uint8_t *p, block *b) /* d dmin scales[12] qs[128]
     b->d = get_u16(p);
     b->dmin = get_u16(p + 2) ^ 0x8000;
     unpack_k4_scales(p + 4, b);
-    for (int i = 0; i < 256; i++) b->code[i] = p[16 + i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
+    for (int g = 0; g < 8; g++) {
+        const uint8_t *low = p + 16 + g / 2 * 32;
+        for (int i = 0; i < 32; i++) b->code[32 * g + i] = low[i] >> (g % 2 * 4) & 15;
+    }
 }
 
 static void unpack_q5_k(const uint8_t *p, block *b) /* d dmin scales[12] qh[32] qs[128] */
@@ -104,10 +110,10 @@ static void unpack_q5_k(const uint8_t *p, block *b) /* d dmin scales[12] qh[32] 
     b->d = get_u16(p);
     b->dmin = get_u16(p + 2) ^ 0x8000;
     unpack_k4_scales(p + 4, b);
-    for (int i = 0; i < 256; i++) {
-        int low = p[48 + i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
-        int high = p[16 + i % 32] >> (i / 32) & 1;
-        b->code[i] = (uint8_t)(low | high << 4);
+    for (int g = 0; g < 8; g++) {
+        const uint8_t *low = p + 48 + g / 2 * 32, *high = p + 16;
+        for (int i = 0; i < 32; i++)
+            b->code[32 * g + i] = (uint8_t)((low[i] >> (g % 2 * 4) & 15) | (high[i] >> g & 1) << 4);
     }
 }
 
@@ -115,11 +121,10 @@ static void unpack_q6_k(const uint8_t *p, block *b) /* ql[128] qh[64] scales[16]
 {
     b->d = get_u16(p + 208);
     memcpy(b->scale, p + 192, 16);
-    for (int i = 0; i < 256; i++) {
-        int half = i / 128, in_half = i % 128;
-        int low = p[half * 64 + in_half % 64] >> (in_half / 64 * 4) & 15;
-        int high = p[128 + half * 32 + in_half % 32] >> (in_half / 32 * 2) & 3;
-        b->code[i] = (uint8_t)(low | high << 4);
+    for (int g = 0; g < 8; g++) {
+        const uint8_t *low = p + g / 4 * 64 + g % 2 * 32, *high = p + 128 + g / 4 * 32;
+        for (int i = 0; i < 32; i++)
+            b->code[32 * g + i] = (uint8_t)((low[i] >> (g % 4 / 2 * 4) & 15) | (high[i] >> (g % 4 * 2) & 3) << 4);
     }
 }
 
