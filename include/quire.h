@@ -104,6 +104,7 @@ typedef struct quire_model_info {
     size_t kv_bytes_per_token; /* at float16 */
     bool has_chat_template;
     int32_t bos_token_id, eos_token_id; /* -1: none */
+    const char *device;                 /* what computes: "cpu (avx2, 8 threads)"; NULL with vocab_only */
 } quire_model_info;
 
 QUIRE_API void quire_model_get_info(const quire_model *model, quire_model_info *out);

@@ -141,7 +141,7 @@ int qr_cli_run_bench_throughput(qr_cli_args *args)
         qr_cli_fail("%s", error.message);
         goto done;
     }
-    qr_cli_describe(model, engine, args);
+    qr_cli_describe(model, engine);
     qr_cli_progress_start(&progress, "running", 0);
     exit_status = run_workload(engine, &workload, &t, &progress, &seconds);
     qr_cli_progress_end(&progress);
@@ -212,7 +212,7 @@ int qr_cli_run_bench_latency(qr_cli_args *args)
     if (exit_status == QR_CLI_OK) exit_status = qr_cli_open_model(args, false, &model);
     if (exit_status == QR_CLI_OK) exit_status = qr_cli_create_engine(args, model, &engine);
     if (exit_status == QR_CLI_OK) {
-        qr_cli_describe(model, engine, args);
+        qr_cli_describe(model, engine);
         exit_status = measure_latency(args, engine, latencies);
     }
     if (exit_status == QR_CLI_OK) exit_status = report_latency(args, latencies, (size_t)bench->num_iters);

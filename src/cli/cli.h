@@ -128,7 +128,7 @@ bool qr_cli_wait_input(void);
 int qr_cli_open_model(qr_cli_args *args, bool vocab_only, quire_model **out);
 int qr_cli_create_engine(qr_cli_args *args, quire_model *model, quire_engine **out);
 /* Standard error: model, memory and threads in one or two lines. */
-void qr_cli_describe(quire_model *model, quire_engine *engine, const qr_cli_args *args);
+void qr_cli_describe(const quire_model *model, quire_engine *engine);
 
 /* The whole of a file, "-" is standard input; data[len] is NUL. Free out->data. */
 QUIRE_MUST_USE quire_status qr_cli_read_file(const char *path, qr_buf *out, quire_error *error);

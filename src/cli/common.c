@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/pool.h"
 #include "cli/cli.h"
 
 /* ---- model and engine ------------------------------------------------------------------------- */
@@ -34,7 +33,7 @@ int qr_cli_create_engine(qr_cli_args *args, quire_model *model, quire_engine **o
     return qr_cli_fail("%s", error.message);
 }
 
-void qr_cli_describe(quire_model *model, quire_engine *engine, const qr_cli_args *args)
+void qr_cli_describe(const quire_model *model, quire_engine *engine)
 {
     quire_model_info info;
     quire_stats stats;
@@ -47,10 +46,7 @@ void qr_cli_describe(quire_model *model, quire_engine *engine, const qr_cli_args
     int64_t blocks_per_seq = (stats.max_model_len + stats.block_size - 1) / stats.block_size;
     qr_cli_note("model     %s (%s, %s, %.3g M parameters, %s)", info.name, info.architecture, info.weight_dtype,
                 (double)info.num_parameters / 1e6, weights);
-    int threads = args->model.threads ? args->model.threads : qr_cpu_count();
-    const char *cpu = getenv("QUIRE_CPU");
-    qr_cli_note("compute   %s, %d thread%s%s%s", info.compute_dtype, threads, threads == 1 ? "" : "s",
-                cpu ? ", QUIRE_CPU=" : "", cpu ? cpu : "");
+    qr_cli_note("compute   %s on %s", info.compute_dtype, info.device);
     if (stats.max_model_len > info.max_position_embeddings)
         qr_cli_note("warning   --max-model-len %d is beyond the %d positions that this model was trained for",
                     stats.max_model_len, info.max_position_embeddings);

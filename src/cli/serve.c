@@ -86,7 +86,7 @@ int qr_cli_run_serve(qr_cli_args *args)
         qr_cli_fail("%s", error.message);
         goto done;
     }
-    qr_cli_describe(model, engine, args);
+    qr_cli_describe(model, engine);
     exit_status = serve_until_signal(args, server, engine);
 done:
     qr_server_stop(server);

@@ -43,6 +43,7 @@ static void fill_model_info(quire_model *m)
     info->name = c->name;
     info->architecture = c->arch->name;
     info->compute_dtype = m->compute == QR_COMPUTE_AUTO && quantized(commonest_dtype(m->ckpt)) ? "int8" : "float32";
+    info->device = m->backend->ops->name;
     info->num_layers = c->num_layers;
     info->hidden_size = c->hidden_size;
     info->num_attention_heads = c->num_heads;

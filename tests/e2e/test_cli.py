@@ -449,7 +449,7 @@ def serve_says_what_it_has_and_drains():
     with Server(*SMALL_CACHE, "--max-model-len", 512, "--threads", 1) as server:
         text = server.output()
         assert re.search(r"KV cache +\d+ blocks of 16 = \d+ tokens = [\d.]+ sequences of 512 \(float16, ", text), text
-        assert re.search(r"compute .* 1 thread\b", text), text
+        assert re.search(r"compute +int8 on cpu \(\w+, 1 thread", text), text
         assert "Q4_1" in text
         assert server.get("/health").status == 200
         taken = fails(1, "serve", MODEL, *SMALL_CACHE, "--port", server.port)
