@@ -37,19 +37,13 @@ int main(int argc, char **argv)
     quire_request *streamed = NULL, *polled = NULL;
     const quire_output *output;
     quire_error error = {.message = "usage: embed MODEL"};
-    quire_model_options model_options;
-    quire_engine_options engine_options;
-    quire_model_options_init(&model_options);
-    quire_engine_options_init(&engine_options);
-    engine_options.kv_cache_memory_bytes = 64 << 20;
 
-    int num_streamed = 0, failed = argc != 2 || quire_model_open(argv[1], &model_options, &model, &error) ||
-                                   quire_engine_create(model, &engine_options, &engine, &error) ||
+    int num_streamed = 0, failed = argc != 2 || quire_model_open(argv[1], NULL, &model, &error) ||
+                                   quire_engine_create(model, NULL, &engine, &error) ||
                                    submit(engine, "The capital of France is", &num_streamed, &streamed, &error) ||
                                    submit(engine, "Water boils at", NULL, &polled, &error);
     if (!failed) {
-        while (quire_request_next(polled, -1, &output) == QUIRE_OK && !output->request_finished) {
-        }
+        while (quire_request_next(polled, -1, &output) == QUIRE_OK) fwrite(output->text, 1, output->text_bytes, stderr);
         failed = quire_engine_drain(engine, -1) != QUIRE_OK; /* the streamed one has ended too, then */
         quire_stats stats;
         quire_engine_get_stats(engine, &stats);
@@ -58,8 +52,8 @@ int main(int argc, char **argv)
                (long long)stats.num_free_kv_blocks, (long long)stats.num_kv_blocks);
     }
     if (failed) fprintf(stderr, "embed: %s\n", error.message);
-    if (streamed) quire_request_release(streamed);
-    if (polled) quire_request_release(polled);
+    quire_request_release(streamed);
+    quire_request_release(polled);
     quire_engine_destroy(engine);
     quire_model_close(model);
     return failed;

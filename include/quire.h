@@ -85,7 +85,8 @@ typedef struct quire_model_options {
 QUIRE_API void quire_model_options_init(quire_model_options *options);
 
 /* Open a GGUF file (first part of a split one), a Hugging Face checkpoint folder, or a name that
- * quire_pull() fetched before.  Returns OK | IO | FORMAT | UNSUPPORTED | NOMEM | NOT_FOUND | INVALID. */
+ * quire_pull() fetched before.  options NULL: the defaults.  Returns OK | IO | FORMAT | UNSUPPORTED | NOMEM | NOT_FOUND
+ * | INVALID. */
 QUIRE_API QUIRE_MUST_USE quire_status quire_model_open(const char *path, const quire_model_options *options,
                                                        quire_model **out, quire_error *error);
 /* No engine may still use the model. NULL is fine. */
@@ -170,7 +171,8 @@ typedef struct quire_engine_options {
 
 QUIRE_API void quire_engine_options_init(quire_engine_options *options);
 
-/* Reserve the KV pool and every buffer a step needs, start the engine thread. The model must outlive the engine. */
+/* Reserve the KV pool and every buffer a step needs, start the engine thread. The model must outlive the engine.
+ * options NULL: the defaults. */
 QUIRE_API QUIRE_MUST_USE quire_status quire_engine_create(quire_model *model, const quire_engine_options *options,
                                                           quire_engine **out, quire_error *error);
 /* Abort what still runs (their callbacks get a finished output with finish_reason ABORT), join, free. */
