@@ -101,10 +101,9 @@ bool qr_call_collect(qr_call *call)
     return true;
 }
 
-/* Errors in the middle of a stream: an event, then the end. */
+/* Errors in the middle of a stream: an event behind those already formatted, then the end. */
 static void end_with_error(qr_call *call, const char *message)
 {
-    qr_emit_clear(&call->sse);
     qr_emit_raw(&call->sse, "data: ");
     qr_reply_error(&call->sse, 500, message, NULL);
     qr_emit_raw(&call->sse, "\n\ndata: [DONE]\n\n");
