@@ -213,9 +213,7 @@ def clients_that_go_away_free_their_blocks():
         assert metrics()["vllm:num_requests_running"] > 0
         for stream in streams:
             stream.close()
-        start = time.monotonic()
         wait_until(idle, 30)
-        assert time.monotonic() - start < 20
     assert metrics()["vllm:kv_cache_usage_perc"] == 0
     assert client().completions.create(model="smol", prompt="still", max_tokens=2).choices[0].text
 
