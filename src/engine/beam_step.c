@@ -59,7 +59,7 @@ static void finish(quire_engine *e, quire_request *r)
     qr_engine_retire(e, r, stopped ? QUIRE_FINISH_STOP : QUIRE_FINISH_LENGTH);
 }
 
-void qr_engine_take_beam(quire_engine *e, int job_idx, int64_t now_us)
+void qr_engine_take_beam(quire_engine *e, int job_idx)
 {
     quire_request *r = e->jobs[job_idx].seq->request->user;
     qr_beam_search *b = r->beams;
@@ -77,8 +77,6 @@ void qr_engine_take_beam(quire_engine *e, int job_idx, int64_t now_us)
     /* after the first step every sequence of the group is a fork of the prompt: beam i runs on sequence i */
     for (int i = 0; first && i < b->width; i++) b->seq_idx[i] = i;
     if (!first) rearrange(e, r);
-    for (int i = 0; i < b->width; i++) {
+    for (int i = 0; i < b->width; i++)
         qr_sched_append_token(e->sched, &r->sched_request->seqs[b->seq_idx[i]], b->tokens[i]);
-        qr_engine_observe_token(e, r, &r->seqs[i], now_us);
-    }
 }

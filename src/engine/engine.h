@@ -66,9 +66,7 @@ struct quire_engine {
 /* One step's model part: block copies, forward, logits, sampling; then commit, append and deliver. step.c */
 void qr_engine_run_step(quire_engine *engine, const qr_sched_step *step);
 /* The step's job of one beam; with the last beam's the search advances. beam_step.c */
-void qr_engine_take_beam(quire_engine *engine, int job_idx, int64_t now_us);
-/* A new token of a sequence: counters and latencies. step.c */
-void qr_engine_observe_token(quire_engine *engine, quire_request *request, qr_output_seq *seq, int64_t now_us);
+void qr_engine_take_beam(quire_engine *engine, int job_idx);
 /* A request has no unfinished sequence left: out of the scheduler, statistics, last reference. engine.c */
 void qr_engine_retire(quire_engine *engine, quire_request *request, quire_finish_reason reason);
 

@@ -121,10 +121,9 @@ static void sample_rows(quire_engine *e, const qr_sched_step *step)
 
 /* ---- tokens to outputs ---------------------------------------------------------------------------------- */
 
-void qr_engine_observe_token(quire_engine *e, quire_request *r, qr_output_seq *seq, int64_t now_us)
+/* A new token of a sequence; under e->lock. */
+static void observe_token(quire_stats *s, quire_request *r, qr_output_seq *seq, int64_t now_us)
 {
-    quire_stats *s = &e->stats;
-    pthread_mutex_lock(&e->lock);
     s->generation_tokens++;
     if (r->first_token_us == 0) {
         r->first_token_us = now_us;
@@ -133,6 +132,19 @@ void qr_engine_observe_token(quire_engine *e, quire_request *r, qr_output_seq *s
     if (seq->last_token_us != 0)
         qr_histogram_observe(&s->inter_token_latency_seconds, (double)(now_us - seq->last_token_us) * 1e-6);
     seq->last_token_us = now_us;
+}
+
+/* Counters and latencies of all the step's tokens, before anyone is told of them. */
+static void observe_tokens(quire_engine *e, int64_t now_us)
+{
+    pthread_mutex_lock(&e->lock);
+    for (int i = 0; i < e->num_jobs; i++) {
+        const qr_seq *seq = e->jobs[i].seq;
+        quire_request *r = request_of(seq->request);
+        const bool starts_beams = r->beams && r->beams->num_tokens == 0; /* from one row */
+        for (int s = 0; s < r->num_seqs && starts_beams; s++) observe_token(&e->stats, r, &r->seqs[s], now_us);
+        if (!starts_beams && r->params.max_tokens > 0) observe_token(&e->stats, r, &r->seqs[seq->idx], now_us);
+    }
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -146,7 +158,7 @@ static qr_request_status sched_status(quire_finish_reason reason)
 }
 
 /* Append, deliver, finish; the request is retired with its last sequence. */
-static void take_token(quire_engine *e, const qr_sample_job *job, int64_t now_us)
+static void take_token(quire_engine *e, const qr_sample_job *job)
 {
     qr_seq *seq = job->seq;
     quire_request *r = request_of(seq->request);
@@ -154,7 +166,6 @@ static void take_token(quire_engine *e, const qr_sample_job *job, int64_t now_us
     if (r->params.max_tokens > 0) {
         const qr_new_token token = {job->token, r->params.logprobs >= 0 ? &job->logprobs : NULL};
         qr_sched_append_token(e->sched, seq, job->token);
-        qr_engine_observe_token(e, r, &r->seqs[seq->idx], now_us);
         reason = qr_request_add_token(r, seq->idx, token, seq->num_output_tokens);
     } else {
         qr_request_end_seq(r, seq->idx, 0, reason); /* only the prompt was asked for */
@@ -229,11 +240,12 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step)
     forward_us = now_us - forward_us;
 
     qr_sched_commit_step(e->sched);
+    observe_tokens(e, now_us);
     for (int i = 0; i < e->num_jobs; i++) {
         if (request_of(e->jobs[i].seq->request)->beams)
-            qr_engine_take_beam(e, i, now_us);
+            qr_engine_take_beam(e, i);
         else
-            take_token(e, &e->jobs[i], now_us);
+            take_token(e, &e->jobs[i]);
     }
     measure_costs(e, (double)forward_us / step->num_tokens);
     observe_step(e, step, start_us, forward_us);
