@@ -125,8 +125,9 @@ tests: all $(TESTS) $(EXAMPLES) ## build the test programs
 fuzzers: $(FUZZERS)
 
 # One clang build with ASan, UBSan and fuzzing hooks serves unit tests, the program and the fuzz targets alike.
+# QUIRE_CHECKS: the engine recounts the scheduler's books whenever it falls idle.
 CLANG ?= clang-14
-SAN = PLAIN=$(BUILD) CC=$(CLANG) CFLAGS="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all
+SAN = PLAIN=$(BUILD) CC=$(CLANG) CFLAGS="-O1 -g -DQUIRE_CHECKS -fno-omit-frame-pointer -fno-sanitize-recover=all
 asan: $(VECTOR_OBJ) ## build-asan/: the program, tests and fuzz targets with AddressSanitizer and UBSan (clang)
 	@$(MAKE) --no-print-directory -k BUILD=build-asan $(SAN) -fsanitize=address,undefined,fuzzer-no-link" \
 	    LDFLAGS=-fsanitize=address,undefined build-asan/quire $(TESTS:$(BUILD)/%=build-asan/%) $(FUZZERS:$(BUILD)/%=build-asan/%)
