@@ -136,26 +136,6 @@ quire_status quire_render_chat(const quire_model *model, const quire_render_opti
 
 /* ---- requests ---- */
 
-void quire_sampling_params_init(quire_sampling_params *params)
-{
-    *params = (quire_sampling_params){.n = 1,
-                                      .max_tokens = 16,
-                                      .temperature = 1,
-                                      .top_p = 1,
-                                      .typical_p = 1,
-                                      .repetition_penalty = 1,
-                                      .logprobs = -1,
-                                      .prompt_logprobs = -1,
-                                      .skip_special_tokens = true,
-                                      .detokenize = true};
-}
-
-void quire_request_options_init(quire_request_options *options)
-{
-    *options = (quire_request_options){.parse_special = true, .add_special = true};
-    quire_sampling_params_init(&options->sampling);
-}
-
 static void fake_unref(quire_engine *engine, quire_request *request)
 {
     (void)engine;

@@ -201,6 +201,15 @@ static void append(qr_block_table *table, qr_block_pool *pool, int32_t num_token
     assert_int_equal(qr_block_table_append(table, pool, num_tokens, copy, copied), QUIRE_OK);
 }
 
+/* A pool of blocks of 4 and two empty tables for it. */
+static qr_block_pool *pool_and_tables(int64_t num_blocks, qr_block_table *a, qr_block_table *b)
+{
+    static int32_t ids[2][5];
+    qr_block_table_init(a, ids[0], 5);
+    qr_block_table_init(b, ids[1], 5);
+    return pool_of(num_blocks, 4);
+}
+
 static void copy_on_write_and_last_owner(void **state)
 {
     (void)state;
@@ -240,11 +249,8 @@ static void copy_on_write_and_last_owner(void **state)
 static void append_without_room_changes_nothing(void **state)
 {
     (void)state;
-    qr_block_pool *pool = pool_of(2, 4);
-    int32_t ids[2][4];
     qr_block_table a, b;
-    qr_block_table_init(&a, ids[0], 4);
-    qr_block_table_init(&b, ids[1], 4);
+    qr_block_pool *pool = pool_and_tables(2, &a, &b);
     qr_block_copy copy;
     bool copied;
     append(&a, pool, 6, &copy, &copied);
@@ -264,11 +270,8 @@ static void append_without_room_changes_nothing(void **state)
 static void prefix_is_found_while_its_owner_runs(void **state)
 {
     (void)state;
-    qr_block_pool *pool = pool_of(10, 4);
-    int32_t ids[2][5];
     qr_block_table a, b;
-    qr_block_table_init(&a, ids[0], 5);
-    qr_block_table_init(&b, ids[1], 5);
+    qr_block_pool *pool = pool_and_tables(10, &a, &b);
     const int32_t tokens[] = {5, 6, 7, 8, 9, 10, 11, 12, 13};
     const qr_token_view view = {tokens, tokens + 3, 3, 6};
     qr_block_copy copy;
@@ -283,7 +286,7 @@ static void prefix_is_found_while_its_owner_runs(void **state)
     assert_int_equal(qr_block_table_adopt_prefix(&b, pool, view, 7, 0), 4); /* whole blocks within the limit */
     qr_block_table_clear(&b, pool);
     assert_int_equal(qr_block_table_adopt_prefix(&b, pool, view, 9, 0), 8);
-    assert_int_equal(ids[1][1], ids[0][1]);
+    assert_int_equal(b.block_ids[1], a.block_ids[1]);
     assert_int_equal(qr_block_pool_num_live_slots(pool), 9); /* shared slots count once */
     qr_block_table_clear(&a, pool);
     assert_int_equal(qr_block_pool_num_live_slots(pool), 8);
@@ -295,11 +298,8 @@ static void prefix_is_found_while_its_owner_runs(void **state)
 static void trim_and_rewrite(void **state)
 {
     (void)state;
-    qr_block_pool *pool = pool_of(10, 4);
-    int32_t ids[2][5];
     qr_block_table a, b;
-    qr_block_table_init(&a, ids[0], 5);
-    qr_block_table_init(&b, ids[1], 5);
+    qr_block_pool *pool = pool_and_tables(10, &a, &b);
     const int32_t old[] = {1, 2, 3, 4, 5, 6, 7, 8, 9}, new[] = {1, 2, 3, 4, 5, 6, 70, 80, 90};
     const qr_token_view old_view = {old, NULL, 9, 0}, new_view = {new, NULL, 9, 0};
     qr_block_copy copy;

@@ -264,6 +264,21 @@ static void a_group_whose_first_sequence_is_done_resumes(void **state)
     qr_sched_destroy(sched);
 }
 
+static qr_sched *swapping_sched(qr_preemption_mode mode, int64_t num_swap_blocks)
+{
+    qr_sched_options options = small_options(13);
+    options.preemption_mode = mode;
+    options.num_swap_blocks = num_swap_blocks;
+    return sched_of(&options);
+}
+
+static int32_t num_free_swap_blocks(const qr_sched *sched)
+{
+    qr_sched_stats stats;
+    qr_sched_get_stats(sched, &stats);
+    return stats.num_free_swap_blocks;
+}
+
 /* A long request and a group of two beside it, until the group is preempted. Returns the step that did it. */
 static qr_sched_step preempt_a_group(qr_sched *sched, qr_request **out_first, qr_request **out_group)
 {
@@ -284,10 +299,7 @@ static qr_sched_step preempt_a_group(qr_sched *sched, qr_request **out_first, qr
 static void a_group_is_swapped_out_and_in(void **state)
 {
     (void)state;
-    qr_sched_options options = small_options(13);
-    options.preemption_mode = QR_PREEMPT_SWAP;
-    options.num_swap_blocks = 20;
-    qr_sched *sched = sched_of(&options);
+    qr_sched *sched = swapping_sched(QR_PREEMPT_SWAP, 20);
     qr_request *first, *group;
     qr_sched_step step = preempt_a_group(sched, &first, &group);
     const int32_t num_computed = group->seqs[0].num_computed_tokens;
@@ -297,8 +309,8 @@ static void a_group_is_swapped_out_and_in(void **state)
     assert_int_equal(group->num_swapped_blocks, 2 * num_blocks - 1);
     qr_sched_stats stats;
     qr_sched_get_stats(sched, &stats);
-    assert_int_equal(stats.num_free_swap_blocks, 20 - step.num_swap_outs);
     assert_int_equal(stats.num_swapped_groups, 1);
+    assert_int_equal(stats.num_free_swap_blocks, 20 - step.num_swap_outs);
 
     step = run_step(sched);
     assert_int_equal(step.num_swap_ins + step.num_swap_outs, 0); /* no room yet */
@@ -309,35 +321,26 @@ static void a_group_is_swapped_out_and_in(void **state)
     expect_entry(&step, 1, group, num_computed, 1, true);
     assert_int_equal(group->seqs[0].table.block_ids[0], group->seqs[1].table.block_ids[0]);
     finish_step(sched, &step);
-    qr_sched_get_stats(sched, &stats);
-    assert_int_equal(stats.num_free_swap_blocks, 20);
+    assert_int_equal(num_free_swap_blocks(sched), 20);
     qr_sched_destroy(sched);
 }
 
 static void a_swapped_group_can_be_aborted(void **state)
 {
     (void)state;
-    qr_sched_options options = small_options(13);
-    options.preemption_mode = QR_PREEMPT_SWAP;
-    options.num_swap_blocks = 20;
-    qr_sched *sched = sched_of(&options);
+    qr_sched *sched = swapping_sched(QR_PREEMPT_SWAP, 20);
     qr_request *first, *group;
     preempt_a_group(sched, &first, &group);
     qr_sched_abort(sched, group);
     check(sched);
-    qr_sched_stats stats;
-    qr_sched_get_stats(sched, &stats);
-    assert_int_equal(stats.num_free_swap_blocks, 20);
+    assert_int_equal(num_free_swap_blocks(sched), 20);
     qr_sched_destroy(sched);
 }
 
 static void full_swap_space_means_recompute(void **state)
 {
     (void)state;
-    qr_sched_options options = small_options(13);
-    options.preemption_mode = QR_PREEMPT_SWAP;
-    options.num_swap_blocks = 2;
-    qr_sched *sched = sched_of(&options);
+    qr_sched *sched = swapping_sched(QR_PREEMPT_SWAP, 2);
     qr_request *first, *group;
     const qr_sched_step step = preempt_a_group(sched, &first, &group);
     assert_int_equal(step.num_swap_outs, 0); /* the whole group or nothing */
@@ -350,10 +353,7 @@ static void auto_takes_the_cheaper(void **state)
 {
     (void)state;
     for (int dear = 0; dear < 2; dear++) {
-        qr_sched_options options = small_options(13);
-        options.preemption_mode = QR_PREEMPT_AUTO;
-        options.num_swap_blocks = 20;
-        qr_sched *sched = sched_of(&options);
+        qr_sched *sched = swapping_sched(QR_PREEMPT_AUTO, 20);
         qr_sched_set_costs(sched, 100, dear ? 201 : 199); /* 4 tokens a block, moved twice: even at 200 */
         qr_request *first, *group;
         const qr_sched_step step = preempt_a_group(sched, &first, &group);

@@ -16,21 +16,6 @@
 #include "server/outbox.h"
 #include "server/protocol.h"
 
-/* The engine's defaults, as quire.h states them. */
-void quire_sampling_params_init(quire_sampling_params *params)
-{
-    *params = (quire_sampling_params){.n = 1,
-                                      .max_tokens = 16,
-                                      .temperature = 1,
-                                      .top_p = 1,
-                                      .typical_p = 1,
-                                      .repetition_penalty = 1,
-                                      .logprobs = -1,
-                                      .prompt_logprobs = -1,
-                                      .skip_special_tokens = true,
-                                      .detokenize = true};
-}
-
 static const qr_api_limits limits = {.vocab_size = 1000, .max_n = 8, .max_prompts = 4, .max_logprobs = 20};
 
 static quire_status parse(qr_api_kind kind, const char *body, qr_api_request *out, quire_error *error)
