@@ -8,7 +8,7 @@
  * The device holds one number per slot: a digest of all tokens up to and including that position, as K and V are
  * functions of all that precedes them. A step carries out the copies, writes the new tokens' digests through the
  * block tables and then reads, as attention does, every position of every scheduled sequence: each must be the digest
- * that the reference computes from its plain arrays.
+ * that the reference computes from its plain arrays. Draft tokens are guessed and turn out right or wrong at random.
  * Define MODEL_FAIL(format, ...) before including this file. */
 #ifndef SCHED_MODEL_H
 #define SCHED_MODEL_H
@@ -30,6 +30,7 @@ typedef struct ref_seq {
     int32_t tokens[MODEL_MAX_LEN];
     uint64_t digests[MODEL_MAX_LEN]; /* [i] of tokens[0..i] */
     int32_t num_tokens, num_computed;
+    int32_t num_wanted, num_drafts; /* behind the tokens: asked for; in the step and not yet confirmed */
     bool finished, idle;
 } ref_seq;
 
@@ -56,10 +57,11 @@ typedef struct model {
     uint64_t swap_space[MODEL_MAX_SLOTS];
     uint32_t writer[MODEL_MAX_SLOTS]; /* step that wrote the slot last */
     uint32_t step;
+    bool drafts;
     uint32_t output_vocab; /* small: the sequences of a group stay the same for long */
     uint64_t num_added;
     uint64_t num_refused, num_aborts, num_forks, num_copies, num_preemptions, num_hits, num_finished, num_resets;
-    uint64_t num_beam_forks, num_swapped, num_swap_blocks;
+    uint64_t num_beam_forks, num_swapped, num_swap_blocks, num_drafts, num_accepted;
 } model;
 
 static uint32_t choose(model *m, uint32_t n) { return m->choose(m->source, n); }
@@ -72,11 +74,16 @@ static uint64_t model_mix(uint64_t digest, uint64_t value)
     return x ^ (x >> 31);
 }
 
-static void ref_append(const ref_request *ref, ref_seq *seq, int32_t token)
+/* Position i, behind the tokens: a draft, until it is overwritten. */
+static void ref_set(const ref_request *ref, ref_seq *seq, int32_t i, int32_t token)
 {
-    const int32_t i = seq->num_tokens++;
     seq->tokens[i] = token;
     seq->digests[i] = model_mix(i > 0 ? seq->digests[i - 1] : model_mix(ref->key, 12345), (uint64_t)token);
+}
+
+static void ref_append(const ref_request *ref, ref_seq *seq, int32_t token)
+{
+    ref_set(ref, seq, seq->num_tokens++, token);
 }
 
 /* ---- set-up ------------------------------------------------------------------------------------ */
@@ -102,6 +109,7 @@ static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), vo
     o->preemption_mode = (qr_preemption_mode)choose(m, 3);
     o->num_swap_blocks = 1 + choose(m, 2 * (uint32_t)o->num_blocks);
     m->output_vocab = choose(m, 3) == 0 ? 1 : choose(m, 2) ? 2 : MODEL_VOCAB;
+    m->drafts = choose(m, 2);
     quire_error error;
     if (qr_sched_create(o, &m->sched, &error) != QUIRE_OK) MODEL_FAIL("create: %s", error.message);
     m->pool = qr_sched_pool(m->sched);
@@ -298,7 +306,8 @@ static void model_admitted(model *m, const qr_sched_step *step, ref_request *ref
     const int32_t target = ref->forked ? lead->num_tokens : ref->num_shared;
     MODEL_CHECK(entry->start % m->options.block_size == 0 && entry->start < target, "%d tokens found", entry->start);
     MODEL_CHECK(entry->start == 0 || (m->options.enable_prefix_caching && !ref->no_prefix_read), "cache is off");
-    MODEL_CHECK(m->options.enable_chunked_prefill || entry->num_new_tokens == target - entry->start, "prompt cut");
+    const int32_t num_certain = entry->num_new_tokens - entry->num_draft_tokens;
+    MODEL_CHECK(m->options.enable_chunked_prefill || num_certain == target - entry->start, "prompt cut");
     m->num_hits += (uint64_t)entry->start;
     lead->num_computed = entry->start;
 }
@@ -310,12 +319,16 @@ static void check_entry(model *m, const qr_sched_step *step, const qr_sched_entr
     MODEL_CHECK(entry->seq->request == entry->request && ref->request == entry->request, "entry of a stranger");
     MODEL_CHECK(!ref->finished && ref_is_live(seq), "entry of a finished sequence");
     if (!ref->running) model_admitted(m, step, ref, entry);
-    const int32_t end = entry->start + entry->num_new_tokens;
+    const int32_t num_drafts = entry->num_draft_tokens, end = entry->start + entry->num_new_tokens - num_drafts;
     MODEL_CHECK(ref->forked || entry->seq->idx == ref_lead(ref), "another than the lead computes what is shared");
-    MODEL_CHECK(entry->num_new_tokens >= 1 && entry->start == seq->num_computed, "starts at %d", entry->start);
+    MODEL_CHECK(end > entry->start && entry->start == seq->num_computed, "starts at %d", entry->start);
     MODEL_CHECK(end <= (ref->forked ? seq->num_tokens : ref->num_shared), "computes too much");
     MODEL_CHECK(m->options.max_chunk_tokens == 0 || entry->num_new_tokens <= m->options.max_chunk_tokens, "chunk");
     MODEL_CHECK(entry->samples == (end == seq->num_tokens), "samples is %d", entry->samples);
+    MODEL_CHECK(num_drafts >= 0 && num_drafts <= seq->num_wanted, "%d drafts", num_drafts);
+    MODEL_CHECK(!entry->samples || num_drafts == entry->seq->num_draft_tokens, "%d drafts in the entry", num_drafts);
+    MODEL_CHECK(num_drafts == 0 || (entry->samples && step->num_preempted == 0), "drafts without need");
+    MODEL_CHECK(end - ref->num_prompt + num_drafts < ref->max_output, "%d drafts are beyond the end", num_drafts);
     MODEL_CHECK(entry->forks == (!ref->forked && end == ref->num_shared), "forks is %d", entry->forks);
 }
 
@@ -426,11 +439,38 @@ static void model_sample(model *m, ref_request *ref, int idx)
 {
     ref_seq *seq = &ref->seqs[idx];
     const int32_t token = (int32_t)choose(m, m->output_vocab);
+    const bool drafted = seq->num_drafts > 0 && seq->tokens[seq->num_tokens] == token;
+    seq->num_drafts = drafted ? seq->num_drafts - 1 : 0;
+    seq->num_computed += drafted;
+    seq->num_wanted = 0;
     ref_append(ref, seq, token);
-    qr_sched_append_token(m->sched, &ref->request->seqs[idx], token);
+    m->num_accepted += drafted;
+    const bool taken = qr_sched_append_token(m->sched, &ref->request->seqs[idx], token);
+    MODEL_CHECK(taken == drafted, "a draft was %s", taken ? "accepted" : "refused");
     const bool at_end = seq->num_tokens - ref->num_prompt == ref->max_output;
-    if (!at_end && choose(m, 24) != 0) return;
-    model_finish_seq(m, ref, idx, at_end ? QR_FINISHED_LENGTH_CAPPED : QR_FINISHED_STOPPED);
+    if (at_end || choose(m, 24) == 0)
+        model_finish_seq(m, ref, idx, at_end ? QR_FINISHED_LENGTH_CAPPED : QR_FINISHED_STOPPED);
+    else if (drafted)
+        model_sample(m, ref, idx);
+}
+
+/* Guess what follows the running sequences. */
+static void model_want_drafts(model *m)
+{
+    for (int k = 0; k < MODEL_MAX_REQUESTS; k++) {
+        ref_request *ref = &m->requests[k];
+        for (int s = 0; s < ref->n && ref->request && ref->running && ref->forked && !ref->lockstep; s++) {
+            ref_seq *seq = &ref->seqs[s];
+            qr_seq *real = &ref->request->seqs[s];
+            if (!ref_is_live(seq) || seq->num_tokens == ref->num_prompt || choose(m, 2)) continue;
+            seq->num_wanted = qr_sched_want_drafts(m->sched, real, (int)choose(m, 6));
+            for (int32_t i = 0; i < seq->num_wanted; i++) {
+                const int32_t token = (int32_t)choose(m, m->output_vocab);
+                ref_set(ref, seq, seq->num_tokens + i, token);
+                real->output_token_ids[real->num_output_tokens + i] = token;
+            }
+        }
+    }
 }
 
 /* Beam search: sequences are dropped and others forked into their places. */
@@ -467,7 +507,10 @@ static void model_results(model *m, const qr_sched_step *step)
     for (int i = 0; i < step->num_entries; i++) {
         const qr_sched_entry *entry = &step->entries[i];
         ref_request *ref = entry->request->user;
-        ref->seqs[entry->seq->idx].num_computed += entry->num_new_tokens;
+        ref_seq *seq = &ref->seqs[entry->seq->idx];
+        seq->num_computed += entry->num_new_tokens - entry->num_draft_tokens;
+        seq->num_drafts = entry->num_draft_tokens;
+        m->num_drafts += (uint64_t)entry->num_draft_tokens;
         for (int s = 0; s < ref->n && entry->forks; s++)
             if (ref_is_live(&ref->seqs[s])) ref->seqs[s].num_computed = ref->num_shared;
         if (entry->forks) {
@@ -496,6 +539,7 @@ static void model_step(model *m)
 {
     qr_sched_step step;
     m->step++;
+    if (m->drafts) model_want_drafts(m);
     qr_mem_fail_after(0); /* a step allocates nothing */
     qr_sched_schedule(m->sched, &step);
     const uint64_t in_schedule = qr_mem_num_allocations();

@@ -76,17 +76,21 @@ static void random_operations_match_the_reference(void **state)
         sum.num_swapped += m.num_swapped;
         sum.num_swap_blocks += m.num_swap_blocks;
         sum.num_beam_forks += m.num_beam_forks;
+        sum.num_drafts += m.num_drafts;
+        sum.num_accepted += m.num_accepted;
     }
     print_message(
         "%d operations, %llu steps: %llu requests added, %llu refused, %llu finished, %llu aborted; "
         "%llu group forks, %llu beam forks, %llu blocks copied on write, %llu preemptions (%llu to swap space, %llu "
         "blocks out and in), %llu tokens found, %llu "
-        "resets\n",
+        "resets, %llu drafts (%llu accepted)\n",
         NUM_RUNS * OPERATIONS_PER_RUN, (unsigned long long)num_steps, (unsigned long long)sum.num_added,
         (unsigned long long)sum.num_refused, (unsigned long long)sum.num_finished, (unsigned long long)sum.num_aborts,
         (unsigned long long)sum.num_forks, (unsigned long long)sum.num_beam_forks, (unsigned long long)sum.num_copies,
         (unsigned long long)sum.num_preemptions, (unsigned long long)sum.num_swapped,
-        (unsigned long long)sum.num_swap_blocks, (unsigned long long)sum.num_hits, (unsigned long long)sum.num_resets);
+        (unsigned long long)sum.num_swap_blocks, (unsigned long long)sum.num_hits, (unsigned long long)sum.num_resets,
+        (unsigned long long)sum.num_drafts, (unsigned long long)sum.num_accepted);
+    assert_true(sum.num_accepted > 100 && sum.num_drafts > 2 * sum.num_accepted);
     assert_true(sum.num_forks > 100 && sum.num_copies > 100 && sum.num_preemptions > 100 && sum.num_swapped > 100 &&
                 sum.num_hits > 100);
 }

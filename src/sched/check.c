@@ -46,8 +46,11 @@ static quire_status check_seq(const qr_sched *sched, const qr_seq *seq, recount 
     const bool swapped = request->num_swapped_blocks > 0 && qr_seq_is_live(seq);
     if (!computes && (seq->table.num_blocks > 0 || (seq->num_computed_tokens > 0 && !swapped)))
         return qr_fail(error, QUIRE_INVALID, "sequence %d: holds blocks with status %d", seq->idx, seq->status);
-    if (seq->num_output_tokens > request->max_output_tokens)
-        return qr_fail(error, QUIRE_INVALID, "sequence %d: too many outputs", seq->idx);
+    const int32_t num_outputs = seq->num_output_tokens + seq->num_draft_tokens;
+    if (num_outputs > request->max_output_tokens ||
+        (num_outputs == request->max_output_tokens && seq->num_draft_tokens))
+        return qr_fail(error, QUIRE_INVALID, "sequence %d: %d outputs and %d drafts are too many", seq->idx,
+                       seq->num_output_tokens, seq->num_draft_tokens);
     const int block_size = sched->options.block_size;
     for (int32_t b = 0; swapped && b < (seq->num_computed_tokens + block_size - 1) / block_size; b++)
         count->swap_ref_cnts[request->swap_block_ids[seq->idx * request->max_swap_blocks + b]]++;

@@ -17,9 +17,10 @@
  *
  * A sequence's tokens are the prompt followed by its outputs; K and V of the first num_computed_tokens are in the
  * cache. The token sampled last is not computed until the next step: num_computed_tokens < num_tokens between steps.
+ * Behind the outputs may stand draft tokens: guesses at what follows, which a step computes with the last token.
  *
- * Fields are read by everyone, written by sched only, except `user`. Pointers to requests and sequences are stable
- * from qr_sched_add to qr_sched_remove. Threads: one at a time (the engine thread). */
+ * Fields are read by everyone, written by sched only, except `user` and the draft tokens. Pointers to requests and
+ * sequences are stable from qr_sched_add to qr_sched_remove. Threads: one at a time (the engine thread). */
 #ifndef QR_SCHED_REQUEST_H
 #define QR_SCHED_REQUEST_H
 
@@ -45,7 +46,8 @@ typedef struct qr_seq {
     qr_request_status status;
     int32_t num_output_tokens;
     int32_t num_computed_tokens;
-    int32_t *output_token_ids; /* [max_output_tokens] */
+    int32_t num_draft_tokens;  /* wanted; after schedule() those in the step; then those not yet confirmed */
+    int32_t *output_token_ids; /* [max_output_tokens] outputs, then num_draft_tokens drafts */
     qr_block_table table;      /* empty unless RUNNING */
     int row;                   /* 0 .. max_num_seqs - 1, unique among sequences of admitted groups; -1 when none */
     void *user;                /* the engine's */

@@ -322,13 +322,31 @@ void qr_sched_remove_running(qr_sched *sched, qr_request *request)
 
 /* ---- results ----------------------------------------------------------------------------------- */
 
-void qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token)
+bool qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token)
 {
     assert(!sched->in_step && seq->status == QR_RUNNING);
     assert(seq->num_computed_tokens == qr_seq_num_tokens(seq));
     assert(seq->num_output_tokens < seq->request->max_output_tokens);
+    int32_t *next = &seq->output_token_ids[seq->num_output_tokens++];
+    if (seq->num_draft_tokens > 0 && *next == token) {
+        seq->num_draft_tokens--;
+        qr_block_table_commit(&seq->table, sched->pool, qr_seq_tokens(seq), ++seq->num_computed_tokens,
+                              seq->request->extra_key);
+        return true;
+    }
+    *next = token;
+    seq->num_draft_tokens = 0;
+    qr_block_table_trim(&seq->table, sched->pool, seq->num_computed_tokens);
+    return false;
+}
+
+int qr_sched_want_drafts(qr_sched *sched, qr_seq *seq, int num)
+{
+    const qr_request *request = seq->request;
+    assert(!sched->in_step && seq->status == QR_RUNNING && request->forked && !request->lockstep && num >= 0);
     (void)sched;
-    seq->output_token_ids[seq->num_output_tokens++] = token;
+    const int32_t most = request->max_output_tokens - seq->num_output_tokens - 1;
+    return seq->num_draft_tokens = num < most ? num : most;
 }
 
 void qr_sched_finish_seq(qr_sched *sched, qr_seq *seq, qr_request_status status)

@@ -9,6 +9,7 @@
  *     the engine swaps blocks out, in, copies blocks (in this order), computes the entries' tokens, samples where
  * `samples` says so qr_sched_commit_step()      those tokens are computed now; full blocks become findable; groups fork
  *   qr_sched_append_token() for every sampled sequence, qr_sched_finish_seq() for those that are done;
+ *     with draft tokens (qr_sched_want_drafts) several times, as long as the tokens are as drafted
  *     beam search first rearranges its sequences with qr_sched_drop_seq() and qr_sched_fork_seq()
  * add, abort, remove, reset: any time except between schedule and commit_step.
  *
@@ -114,9 +115,10 @@ void qr_sched_abort(qr_sched *sched, qr_request *request);
 typedef struct qr_sched_entry {
     qr_request *request;
     qr_seq *seq;
-    int32_t start;          /* position of the first token to compute; seq->num_computed_tokens until commit */
-    int32_t num_new_tokens; /* >= 1; K and V go to qr_block_table_slot(&seq->table, pool, start + i) */
-    bool samples;           /* the last of them is the sequence's last token: its logits are sampled */
+    int32_t start;            /* position of the first token to compute; seq->num_computed_tokens until commit */
+    int32_t num_new_tokens;   /* >= 1; K and V go to qr_block_table_slot(&seq->table, pool, start + i) */
+    int32_t num_draft_tokens; /* the last of them are drafts; > 0 only if `samples` and not `forks` */
+    bool samples; /* the last one before the drafts is the sequence's last token: logits from there on are sampled */
     /* The last of them ends what a group of more than one sequence shares: commit_step forks the others from seq.
      * If also `samples` (the group is new), one token is drawn from that row for each of request->seqs[0..n)
      * and appended to each after commit_step. If not (resumed), nothing is sampled. */
@@ -144,12 +146,23 @@ void qr_sched_schedule(qr_sched *sched, qr_sched_step *out);
 /* Measured costs, for QR_PREEMPT_AUTO: of computing one token, and of moving one block one way. Any time. */
 void qr_sched_set_costs(qr_sched *sched, double compute_us_per_token, double swap_us_per_block);
 
-/* All of the scheduled tokens have been computed. */
+/* All of the scheduled tokens have been computed. Draft tokens stay unknown to the prefix cache until confirmed. */
 void qr_sched_commit_step(qr_sched *sched);
 
 /* A token was sampled for a RUNNING sequence whose tokens are all computed; fewer than max_output_tokens so far. Every
- * sampled sequence gets a token or is finished (or both, in this order) before the next schedule. */
-void qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token);
+ * sampled sequence gets a token or is finished (or both, in this order) before the next schedule.
+ *   returns   true: it is the sequence's next draft token, so it is computed already, and unless the sequence is
+ *             finished one more token must be appended, sampled from the draft's row; false: remaining drafts, if any,
+ *             are dropped and their slots given back */
+bool qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token);
+
+/* Speculation: ask for slots in the next step that samples `seq` (RUNNING, its group forked and not lockstep, at least
+ * one output), for num tokens guessed to follow its last one. Before the step is computed the caller writes them to
+ * output_token_ids[num_output_tokens ..]. The wish holds until a token is appended. The step fulfils it last of all
+ * and maybe in part, from what is left of the budget and from free blocks that no running group is promised; never in
+ * a step with preemptions.
+ *   returns   the wish, lowered to what max_output_tokens leaves (one token is sampled behind the drafts) */
+int qr_sched_want_drafts(qr_sched *sched, qr_seq *seq, int num);
 
 /* A RUNNING or IDLE sequence is done (status FINISHED_*): its blocks are freed, the last first. The request is finished
  * with its last sequence: its status is then that of seqs[0], it is no longer scheduled and waits for qr_sched_remove.

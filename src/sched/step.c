@@ -260,16 +260,46 @@ static bool admit(qr_sched *sched, qr_request *request, int64_t promised)
     return true;
 }
 
-static void admit_waiting(qr_sched *sched)
+/* promised: free blocks that running groups still need; returns the same with the admitted ones. */
+static int64_t admit_waiting(qr_sched *sched, int64_t promised)
 {
     const qr_sched_options *o = &sched->options;
-    int64_t promised = 0;
-    for (int i = 0; i < sched->num_running; i++) promised += blocks_promised(sched, sched->running[i]);
     while (sched->num_tokens < o->max_num_batched_tokens) {
         qr_request *request = qr_waiting_queue_top(&sched->waiting);
         if (!request || sched->num_running_seqs + request->num_unfinished > o->max_num_seqs) break;
         if (!admit(sched, request, promised + headroom_blocks(sched))) break;
         promised += blocks_promised(sched, request);
+    }
+    return promised;
+}
+
+/* ---- drafts ------------------------------------------------------------------------------------ */
+
+/* How many of the wanted drafts the step has budget and blocks for, once all others are served. */
+static int32_t drafts_granted(const qr_sched *sched, const qr_sched_entry *entry, int64_t num_spare_blocks)
+{
+    const qr_seq *seq = entry->seq;
+    int32_t num = min_i32(seq->num_draft_tokens, sched->options.max_num_batched_tokens - sched->num_tokens);
+    num = cap_chunk(sched, entry->num_new_tokens + num) - entry->num_new_tokens;
+    while (num > 0 && qr_block_table_blocks_needed(&seq->table, sched->pool, num) > num_spare_blocks) num--;
+    return num;
+}
+
+static void add_drafts(qr_sched *sched, int64_t promised)
+{
+    for (int i = 0; i < sched->num_entries; i++) {
+        qr_sched_entry *entry = &sched->entries[i];
+        if (!entry->samples || entry->seq->num_draft_tokens == 0) continue;
+        const int64_t num_spare = qr_block_pool_num_free(sched->pool) - promised;
+        const int32_t num = sched->num_preempted > 0 ? 0 : drafts_granted(sched, entry, num_spare);
+        entry->num_draft_tokens = entry->seq->num_draft_tokens = num;
+        if (num == 0) continue;
+        const int num_copies = sched->num_copies;
+        const bool appended = append_slots(sched, entry->seq, num);
+        assert(appended && sched->num_copies == num_copies); /* the block is its own since the entry got its slots */
+        (void)appended, (void)num_copies;
+        entry->num_new_tokens += num;
+        sched->num_tokens += num;
     }
 }
 
@@ -282,7 +312,10 @@ void qr_sched_schedule(qr_sched *sched, qr_sched_step *out)
     sched->num_swap_outs = sched->num_swap_ins = 0;
     sched->num_tokens = 0;
     schedule_all_running(sched);
-    if (sched->num_preempted == 0) admit_waiting(sched);
+    int64_t promised = 0;
+    for (int i = 0; i < sched->num_running; i++) promised += blocks_promised(sched, sched->running[i]);
+    if (sched->num_preempted == 0) promised = admit_waiting(sched, promised);
+    add_drafts(sched, promised);
     sched->in_step = true;
     *out = (qr_sched_step){
         .entries = sched->entries,
@@ -333,7 +366,7 @@ void qr_sched_commit_step(qr_sched *sched)
     for (int i = 0; i < sched->num_entries; i++) {
         const qr_sched_entry *entry = &sched->entries[i];
         qr_seq *seq = entry->seq;
-        seq->num_computed_tokens += entry->num_new_tokens;
+        seq->num_computed_tokens += entry->num_new_tokens - entry->num_draft_tokens;
         qr_block_table_commit(&seq->table, sched->pool, qr_seq_tokens(seq), seq->num_computed_tokens,
                               entry->request->extra_key);
         if (entry->forks) fork_group(sched, entry->request, seq);
