@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/mem.h"
+#include "base/utf8.h"
 
 typedef struct qr_emit {
     qr_buf buf;
@@ -35,10 +36,5 @@ void qr_emit_logprob(qr_emit *e, float value);
 void qr_emit_printf(qr_emit *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Give the text to the caller (freed with qr_free) and forget it; NULL when anything failed. */
 char *qr_emit_take(qr_emit *e, size_t *out_bytes);
-
-/* Bytes of the UTF-8 character at text[0], or 0 when it is not valid UTF-8; bytes >= 1. */
-size_t qr_utf8_char_bytes(const char *text, size_t bytes);
-/* Characters in valid or invalid UTF-8 (each invalid byte counts as one). */
-int64_t qr_utf8_num_chars(const char *text, size_t bytes);
 
 #endif
