@@ -11,7 +11,7 @@ typedef struct block {
     int32_t num_live;
     int32_t free_prev, free_next;   /* valid while ref_cnt is 0 */
     int32_t index_prev, index_next; /* valid while cached; index_prev QR_NO_BLOCK: first of its bucket */
-    uint64_t hash;                  /* valid while cached, as are the following */
+    qr_content_key key, parent_key; /* valid while cached, as are the following */
     uint64_t content_id;            /* 0: not cached */
     uint64_t parent_content_id;     /* 0: first block of a sequence */
     uint64_t extra_key;
@@ -21,7 +21,8 @@ struct qr_block_pool {
     block *blocks;   /* [num_blocks] */
     int32_t *tokens; /* [num_blocks, block_size] of cached blocks; NULL when caching is off */
     int32_t *index;  /* [index_mask + 1] first block of each bucket, or QR_NO_BLOCK */
-    uint64_t index_mask, hash_mask;
+    uint64_t index_mask, key_mask;
+    const qr_block_store *store; /* NULL: none */
     uint64_t last_content_id;
     int32_t num_blocks, num_free, num_cached;
     int32_t oldest, newest; /* ends of the free list, QR_NO_BLOCK when it is empty */
@@ -104,7 +105,7 @@ quire_status qr_block_pool_create(int64_t num_blocks, int block_size, bool enabl
     pool->block_size = block_size;
     pool->caching = enable_caching;
     pool->index_mask = index_buckets(num_blocks) - 1;
-    pool->hash_mask = UINT64_MAX;
+    pool->key_mask = UINT64_MAX;
     pool->oldest = pool->newest = QR_NO_BLOCK;
     const quire_status status = reserve(pool, error);
     if (status != QUIRE_OK) {
@@ -114,6 +115,12 @@ quire_status qr_block_pool_create(int64_t num_blocks, int block_size, bool enabl
     for (int32_t id = pool->num_blocks - 1; id >= 0; id--) free_list_add(pool, id); /* block 0 is taken first */
     *out = pool;
     return QUIRE_OK;
+}
+
+void qr_block_pool_set_store(qr_block_pool *pool, const qr_block_store *store)
+{
+    assert(pool->num_cached == 0 && pool->caching && store->max_loads_per_step >= 1);
+    pool->store = store;
 }
 
 void qr_block_pool_destroy(qr_block_pool *pool)
@@ -147,6 +154,19 @@ int qr_block_pool_num_live(const qr_block_pool *pool, int32_t block_id) { return
 
 /* ---- references -------------------------------------------------------------------------------- */
 
+static int32_t *block_tokens(const qr_block_pool *pool, int32_t id)
+{
+    return pool->tokens + (size_t)id * (size_t)pool->block_size;
+}
+
+static void keep(const qr_block_pool *pool, int32_t id)
+{
+    const block *b = &pool->blocks[id];
+    if (!pool->store || b->content_id == 0) return;
+    const qr_block_content content = {b->key, b->parent_key, b->extra_key, block_tokens(pool, id)};
+    pool->store->keep(pool->store->ctx, id, &content);
+}
+
 quire_status qr_block_pool_alloc(qr_block_pool *pool, int32_t num_blocks, int32_t *out_ids)
 {
     assert(num_blocks >= 0);
@@ -154,6 +174,7 @@ quire_status qr_block_pool_alloc(qr_block_pool *pool, int32_t num_blocks, int32_
     for (int32_t i = 0; i < num_blocks; i++) {
         const int32_t id = pool->oldest;
         free_list_remove(pool, id);
+        keep(pool, id);
         qr_block_pool_uncache(pool, id);
         pool->blocks[id].ref_cnt = 1;
         pool->blocks[id].num_live = 0;
@@ -194,41 +215,47 @@ void qr_block_pool_set_live(qr_block_pool *pool, int32_t block_id, int num_live)
 
 /* ---- content ----------------------------------------------------------------------------------- */
 
-static int32_t *block_tokens(const qr_block_pool *pool, int32_t id)
-{
-    return pool->tokens + (size_t)id * (size_t)pool->block_size;
-}
-
 static size_t block_token_bytes(const qr_block_pool *pool) { return (size_t)pool->block_size * sizeof(int32_t); }
 
-static uint64_t hash_block(const qr_block_pool *pool, uint64_t parent_hash, const int32_t *tokens, uint64_t extra_key)
+static qr_content_key key_of(const qr_block_pool *pool, qr_content_key parent_key, const int32_t *tokens,
+                             uint64_t extra_key)
 {
-    const uint64_t chain[2] = {parent_hash, extra_key};
-    const uint64_t seed = XXH3_64bits(chain, sizeof chain);
-    return XXH3_64bits_withSeed(tokens, block_token_bytes(pool), seed) & pool->hash_mask;
+    uint64_t chain[3 + QR_MAX_BLOCK_SIZE / 2] = {parent_key.low, parent_key.high, extra_key};
+    const size_t bytes = 3 * sizeof *chain + block_token_bytes(pool);
+    memcpy(chain + 3, tokens, block_token_bytes(pool));
+    const XXH128_hash_t hash = pool->store ? XXH3_128bits_withSecret(chain, bytes, pool->store->secret,
+                                                                     sizeof pool->store->secret)
+                                           : XXH3_128bits(chain, bytes);
+    return (qr_content_key){hash.low64, hash.high64};
+}
+
+static int32_t *bucket_of(const qr_block_pool *pool, qr_content_key key)
+{
+    return &pool->index[key.low & pool->key_mask & pool->index_mask];
 }
 
 /* A cached block of this content, the one cached last; QR_NO_BLOCK when there is none. */
-static int32_t find(const qr_block_pool *pool, uint64_t hash, uint64_t parent_content_id, const int32_t *tokens,
+static int32_t find(const qr_block_pool *pool, qr_content_key key, uint64_t parent_content_id, const int32_t *tokens,
                     uint64_t extra_key)
 {
-    int32_t id = pool->index[hash & pool->index_mask];
+    int32_t id = *bucket_of(pool, key);
     for (; id != QR_NO_BLOCK; id = pool->blocks[id].index_next) {
         const block *b = &pool->blocks[id];
-        if (b->hash == hash && b->parent_content_id == parent_content_id && b->extra_key == extra_key &&
-            memcmp(block_tokens(pool, id), tokens, block_token_bytes(pool)) == 0)
+        if (((b->key.low ^ key.low) & pool->key_mask) == 0 && b->parent_content_id == parent_content_id &&
+            b->extra_key == extra_key && memcmp(block_tokens(pool, id), tokens, block_token_bytes(pool)) == 0)
             break;
     }
     return id;
 }
 
-static void parent_of(const qr_block_pool *pool, int32_t parent_id, uint64_t *out_hash, uint64_t *out_content_id)
+static void parent_of(const qr_block_pool *pool, int32_t parent_id, qr_content_key *out_key, uint64_t *out_content_id)
 {
-    *out_hash = *out_content_id = 0;
+    *out_key = (qr_content_key){0, 0};
+    *out_content_id = 0;
     if (parent_id == QR_NO_BLOCK) return;
     const block *parent = block_at(pool, parent_id);
     assert(parent->content_id != 0);
-    *out_hash = parent->hash;
+    *out_key = parent->key;
     *out_content_id = parent->content_id;
 }
 
@@ -239,18 +266,17 @@ void qr_block_pool_cache(qr_block_pool *pool, int32_t block_id, int32_t parent_i
     assert(b->ref_cnt > 0);
     if (!pool->caching || b->content_id != 0) return;
 
-    uint64_t parent_hash, parent_content_id;
-    parent_of(pool, parent_id, &parent_hash, &parent_content_id);
-    const uint64_t hash = hash_block(pool, parent_hash, tokens, extra_key);
-    const int32_t twin = find(pool, hash, parent_content_id, tokens, extra_key);
+    uint64_t parent_content_id;
+    parent_of(pool, parent_id, &b->parent_key, &parent_content_id);
+    b->key = key_of(pool, b->parent_key, tokens, extra_key);
+    const int32_t twin = find(pool, b->key, parent_content_id, tokens, extra_key);
 
-    b->hash = hash;
     b->content_id = twin == QR_NO_BLOCK ? ++pool->last_content_id : pool->blocks[twin].content_id;
     b->parent_content_id = parent_content_id;
     b->extra_key = extra_key;
     memcpy(block_tokens(pool, block_id), tokens, block_token_bytes(pool));
 
-    int32_t *bucket = &pool->index[hash & pool->index_mask];
+    int32_t *bucket = bucket_of(pool, b->key);
     b->index_prev = QR_NO_BLOCK;
     b->index_next = *bucket;
     if (*bucket != QR_NO_BLOCK) pool->blocks[*bucket].index_prev = block_id;
@@ -263,7 +289,7 @@ void qr_block_pool_uncache(qr_block_pool *pool, int32_t block_id)
     block *b = block_at(pool, block_id);
     if (b->content_id == 0) return;
     if (b->index_prev == QR_NO_BLOCK)
-        pool->index[b->hash & pool->index_mask] = b->index_next;
+        *bucket_of(pool, b->key) = b->index_next;
     else
         pool->blocks[b->index_prev].index_next = b->index_next;
     if (b->index_next != QR_NO_BLOCK) pool->blocks[b->index_next].index_prev = b->index_prev;
@@ -274,22 +300,45 @@ void qr_block_pool_uncache(qr_block_pool *pool, int32_t block_id)
 int32_t qr_block_pool_lookup(const qr_block_pool *pool, int32_t parent_id, const int32_t *tokens, uint64_t extra_key)
 {
     if (!pool->caching) return QR_NO_BLOCK;
-    uint64_t parent_hash, parent_content_id;
-    parent_of(pool, parent_id, &parent_hash, &parent_content_id);
-    const uint64_t hash = hash_block(pool, parent_hash, tokens, extra_key);
-    return find(pool, hash, parent_content_id, tokens, extra_key);
+    qr_content_key parent_key;
+    uint64_t parent_content_id;
+    parent_of(pool, parent_id, &parent_key, &parent_content_id);
+    return find(pool, key_of(pool, parent_key, tokens, extra_key), parent_content_id, tokens, extra_key);
+}
+
+int32_t qr_block_pool_load(qr_block_pool *pool, int32_t parent_id, const int32_t *tokens, uint64_t extra_key)
+{
+    int32_t id;
+    if (!pool->store || qr_block_pool_alloc(pool, 1, &id) != QUIRE_OK) return QR_NO_BLOCK;
+    qr_block_content content = {.extra_key = extra_key, .tokens = tokens};
+    uint64_t parent_content_id;
+    parent_of(pool, parent_id, &content.parent_key, &parent_content_id);
+    content.key = key_of(pool, content.parent_key, tokens, extra_key);
+    if (!pool->store->load(pool->store->ctx, id, &content)) {
+        qr_block_pool_free(pool, &id, 1);
+        return QR_NO_BLOCK;
+    }
+    qr_block_pool_cache(pool, id, parent_id, tokens, extra_key);
+    qr_block_pool_set_live(pool, id, pool->block_size);
+    return id;
+}
+
+void qr_block_pool_keep_all(const qr_block_pool *pool)
+{
+    for (int32_t id = pool->newest; id != QR_NO_BLOCK; id = pool->blocks[id].free_prev) keep(pool, id);
 }
 
 void qr_block_pool_reset_cache(qr_block_pool *pool)
 {
     for (int32_t id = 0; id < pool->num_blocks; id++)
         if (pool->blocks[id].ref_cnt == 0) qr_block_pool_uncache(pool, id);
+    if (pool->store) pool->store->forget(pool->store->ctx);
 }
 
 void qr_block_pool_mask_hashes(qr_block_pool *pool, uint64_t mask)
 {
     assert(pool->num_cached == 0);
-    pool->hash_mask = mask;
+    pool->key_mask = mask;
 }
 
 /* ---- check ------------------------------------------------------------------------------------- */
@@ -323,7 +372,7 @@ static quire_status check_index(const qr_block_pool *pool, quire_error *error)
         for (int32_t id = pool->index[bucket]; id != QR_NO_BLOCK; prev = id, id = pool->blocks[id].index_next) {
             const block *b = block_at(pool, id);
             if (++count > pool->num_blocks) return qr_fail(error, QUIRE_INVALID, "block pool: the index is a circle");
-            if (b->content_id == 0 || (b->hash & pool->index_mask) != bucket || b->index_prev != prev)
+            if (b->content_id == 0 || bucket_of(pool, b->key) != &pool->index[bucket] || b->index_prev != prev)
                 return qr_fail(error, QUIRE_INVALID, "block %d: does not belong where the index has it", id);
             if (b->content_id > pool->last_content_id || b->parent_content_id >= b->content_id)
                 return qr_fail(error, QUIRE_INVALID, "block %d: content id out of order", id);

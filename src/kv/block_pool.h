@@ -8,10 +8,12 @@
  * also after its last holder let go. Blocks that hold nothing worth finding are freed to the old end, cached ones to
  * the new end, the last of the given ids first: a sequence's tail is evicted before its head.
  *
- * The hash of a block is XXH3-64 over its parent's hash, the extra key and its tokens. A hit is not believed but
+ * The key of a block is XXH3-128 over its parent's key, the extra key and its tokens. A hit is not believed but
  * verified: the tokens, the extra key and the parent must be equal. The parent is compared by content id, a number
  * that two blocks share only if all tokens from the sequence's start to their end are the same and that is never
- * reused, so a hash collision is a miss, never wrong text.
+ * reused, so a collision is a miss, never wrong text.
+ *
+ * With a store (block_store.h) a cached block that is taken for something else is kept there, and load() brings it back.
  *
  * Invariants (qr_block_pool_check recounts them): a block is on the free list exactly if its ref_cnt is 0; it is in
  * the index exactly if it is cached; num_free and num_live_slots are the sums over the blocks.
@@ -24,6 +26,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "kv/block_store.h"
 
 enum { QR_NO_BLOCK = -1, QR_MAX_BLOCK_SIZE = 1024 };
 
@@ -35,6 +38,8 @@ typedef struct qr_block_pool qr_block_pool;
 QUIRE_MUST_USE quire_status qr_block_pool_create(int64_t num_blocks, int block_size, bool enable_caching,
                                                  qr_block_pool **out, quire_error *error);
 void qr_block_pool_destroy(qr_block_pool *pool); /* NULL is fine */
+/* Keep evicted blocks in the store, which must outlive the pool. Before anything is cached; needs caching. */
+void qr_block_pool_set_store(qr_block_pool *pool, const qr_block_store *store);
 
 int qr_block_pool_block_size(const qr_block_pool *pool);
 bool qr_block_pool_caching(const qr_block_pool *pool);
@@ -76,10 +81,17 @@ void qr_block_pool_uncache(qr_block_pool *pool, int32_t block_id);
  *   parent_id   as found for the block before it, QR_NO_BLOCK for the first */
 int32_t qr_block_pool_lookup(const qr_block_pool *pool, int32_t parent_id, const int32_t *tokens, uint64_t extra_key);
 
-/* Forget the cached blocks that nobody holds. */
+/* Bring a block back from the store, into the oldest free block: its id, cached and with one reference, or QR_NO_BLOCK
+ * when it is not there or no block is free.
+ *   parent_id   as for lookup, which found nothing */
+int32_t qr_block_pool_load(qr_block_pool *pool, int32_t parent_id, const int32_t *tokens, uint64_t extra_key);
+/* Give the store all cached blocks that nobody holds, the newest first (the end of the pool's life). */
+void qr_block_pool_keep_all(const qr_block_pool *pool);
+
+/* Forget the cached blocks that nobody holds, and all that is in the store. */
 void qr_block_pool_reset_cache(qr_block_pool *pool);
 
-/* For tests: keep only the mask's bits of every hash, so that different contents collide. Before anything is cached. */
+/* For tests: keep only the mask's bits of every key in the index, so that different contents collide. Before anything is cached. */
 void qr_block_pool_mask_hashes(qr_block_pool *pool, uint64_t mask);
 
 /* Recount everything: links, lists, index, counters.

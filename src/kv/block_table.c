@@ -162,3 +162,22 @@ int32_t qr_block_table_adopt_prefix(qr_block_table *table, qr_block_pool *pool, 
     table->num_tokens = table->num_blocks * block_size;
     return table->num_tokens;
 }
+
+int32_t qr_block_table_load_prefix(qr_block_table *table, qr_block_pool *pool, qr_token_view tokens, int32_t max_tokens,
+                                   uint64_t extra_key, int32_t max_loads)
+{
+    const int block_size = qr_block_pool_block_size(pool);
+    assert(table->num_tokens == table->num_blocks * block_size);
+    int32_t buf[QR_MAX_BLOCK_SIZE];
+    int32_t num_loads = 0;
+    for (; num_loads < max_loads && table->num_blocks < max_tokens / block_size; num_loads++) {
+        const int32_t parent = table->num_blocks > 0 ? table->block_ids[table->num_blocks - 1] : QR_NO_BLOCK;
+        const int32_t *block_tokens = tokens_of_block(tokens, table->num_blocks, block_size, buf);
+        const int32_t id = qr_block_pool_load(pool, parent, block_tokens, extra_key);
+        if (id == QR_NO_BLOCK) break;
+        table->block_ids[table->num_blocks++] = id;
+    }
+    table->num_full_blocks = table->num_blocks;
+    table->num_tokens = table->num_blocks * block_size;
+    return num_loads;
+}

@@ -74,5 +74,9 @@ void qr_block_table_clear(qr_block_table *table, qr_block_pool *pool);
  *   returns   tokens found: a multiple of block_size, <= max_tokens */
 int32_t qr_block_table_adopt_prefix(qr_block_table *table, qr_block_pool *pool, qr_token_view tokens,
                                     int32_t max_tokens, uint64_t extra_key);
+/* Go on where adopt_prefix ended, with at most max_loads blocks out of the pool's store; every block takes a free one.
+ *   returns   blocks loaded */
+int32_t qr_block_table_load_prefix(qr_block_table *table, qr_block_pool *pool, qr_token_view tokens, int32_t max_tokens,
+                                   uint64_t extra_key, int32_t max_loads);
 
 #endif
