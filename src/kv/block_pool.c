@@ -223,9 +223,9 @@ static qr_content_key key_of(const qr_block_pool *pool, qr_content_key parent_ke
     uint64_t chain[3 + QR_MAX_BLOCK_SIZE / 2] = {parent_key.low, parent_key.high, extra_key};
     const size_t bytes = 3 * sizeof *chain + block_token_bytes(pool);
     memcpy(chain + 3, tokens, block_token_bytes(pool));
-    const XXH128_hash_t hash = pool->store ? XXH3_128bits_withSecret(chain, bytes, pool->store->secret,
-                                                                     sizeof pool->store->secret)
-                                           : XXH3_128bits(chain, bytes);
+    const XXH128_hash_t hash =
+        pool->store ? XXH3_128bits_withSecret(chain, bytes, pool->store->secret, sizeof pool->store->secret)
+                    : XXH3_128bits(chain, bytes);
     return (qr_content_key){hash.low64, hash.high64};
 }
 

@@ -13,7 +13,8 @@
  * that two blocks share only if all tokens from the sequence's start to their end are the same and that is never
  * reused, so a collision is a miss, never wrong text.
  *
- * With a store (block_store.h) a cached block that is taken for something else is kept there, and load() brings it back.
+ * With a store (block_store.h) a cached block that is taken for something else is kept there, and load() brings it
+ * back.
  *
  * Invariants (qr_block_pool_check recounts them): a block is on the free list exactly if its ref_cnt is 0; it is in
  * the index exactly if it is cached; num_free and num_live_slots are the sums over the blocks.
@@ -91,7 +92,8 @@ void qr_block_pool_keep_all(const qr_block_pool *pool);
 /* Forget the cached blocks that nobody holds, and all that is in the store. */
 void qr_block_pool_reset_cache(qr_block_pool *pool);
 
-/* For tests: keep only the mask's bits of every key in the index, so that different contents collide. Before anything is cached. */
+/* For tests: keep only the mask's bits of every key in the index, so that different contents collide. Before anything
+ * is cached. */
 void qr_block_pool_mask_hashes(qr_block_pool *pool, uint64_t mask);
 
 /* Recount everything: links, lists, index, counters.

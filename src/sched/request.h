@@ -70,6 +70,7 @@ struct qr_request {
     bool lockstep;
     bool forked;                /* RUNNING and no fork ahead: every unfinished sequence runs on its own */
     int32_t num_cached_tokens;  /* prompt tokens found in the prefix cache when first admitted; -1 before */
+    int32_t num_loaded_tokens;  /* brought back from the pool's store */
     int32_t num_preemptions;    /* how often */
     int32_t num_swapped_blocks; /* distinct ones in swap space; 0 when the group is not there */
     int32_t *swap_block_ids;    /* [n, max_swap_blocks] the tables of a swapped group */

@@ -36,6 +36,8 @@ static quire_status check_options(const qr_sched_options *o, quire_error *error)
                              o->max_chunk_tokens);
     if (o->max_chunk_tokens > 0 && !o->enable_chunked_prefill)
         return qr_fail_param(error, "max_chunk_tokens", "max_chunk_tokens needs chunked prefill, which is off");
+    if (o->store && !o->enable_prefix_caching)
+        return qr_fail_param(error, "prefix_cache_path", "a stored prefix cache needs prefix caching, which is off");
     const bool swaps = o->preemption_mode != QR_PREEMPT_RECOMPUTE;
     if (swaps && (o->num_swap_blocks < 1 || o->num_swap_blocks > INT32_MAX))
         return qr_fail_param(error, "swap_space", "preemption by swapping needs 1 to %d blocks of swap space, not %lld",
@@ -69,6 +71,7 @@ static quire_status reserve(qr_sched *sched, quire_error *error)
     const qr_sched_options *o = &sched->options;
     const size_t n = (size_t)o->max_num_seqs;
     QR_TRY(qr_block_pool_create(o->num_blocks, o->block_size, o->enable_prefix_caching, &sched->pool, error));
+    if (o->store) qr_block_pool_set_store(sched->pool, o->store);
     sched->max_blocks_per_seq = (int32_t)ceil_div(o->max_model_len, o->block_size);
     QR_TRY(reserve_array(&sched->row_blocks, n * (size_t)sched->max_blocks_per_seq, sizeof *sched->row_blocks,
                          "block tables", error));
@@ -407,6 +410,8 @@ void qr_sched_get_stats(const qr_sched *sched, qr_sched_stats *out)
         .num_swapped_groups = sched->num_swapped_groups,
         .prefix_queries = sched->prefix_queries,
         .prefix_hits = sched->prefix_hits,
+        .store_queries = sched->store_queries,
+        .store_hits = sched->store_hits,
     };
 }
 
@@ -419,4 +424,9 @@ void qr_sched_reset_prefix_cache(qr_sched *sched)
 {
     assert(!sched->in_step);
     qr_block_pool_reset_cache(sched->pool);
+}
+
+void qr_sched_keep_prefixes(const qr_sched *sched)
+{
+    if (sched->options.store) qr_block_pool_keep_all(sched->pool);
 }

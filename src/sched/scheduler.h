@@ -23,6 +23,9 @@
  * sequence (of those, no more than an eighth of the pool): without that room to grow, admitted groups are soon
  * preempted again.
  *
+ * With a store behind the pool (kv/block_store.h) a group that fits takes what the store has of its beginning; where
+ * that is more than a step may load while others run, it waits for the next step and finds the first part in the pool.
+ *
  * Properties: if anything is unfinished, a step has at least one entry. The first group in order is never preempted,
  * so it finishes: nothing starves under fcfs, nothing deadlocks.
  * A request that finds room alone is never refused; one that could never fit is refused by add.
@@ -62,6 +65,7 @@ typedef struct qr_sched_options {
     bool enable_prefix_caching;
     qr_sched_policy policy;
     qr_preemption_mode preemption_mode;
+    const qr_block_store *store; /* NULL: none; needs prefix caching and must outlive the scheduler */
 } qr_sched_options;
 
 /* block_size 16, max_num_seqs 128, max_num_batched_tokens 2048, chunked prefill and prefix caching on, fcfs,
@@ -191,12 +195,15 @@ typedef struct qr_sched_stats {
     uint64_t num_swapped_groups; /* preemptions that moved the group to swap space */
     uint64_t num_steps, num_preemptions;  /* steps with at least one entry */
     uint64_t prefix_queries, prefix_hits; /* tokens, counted when a request is first admitted */
+    uint64_t store_queries, store_hits;   /* the same of the store, asked for what the pool does not have */
 } qr_sched_stats;
 
 void qr_sched_get_stats(const qr_sched *sched, qr_sched_stats *out);
 bool qr_sched_has_unfinished(const qr_sched *sched);
-/* Forget cached prefixes that no sequence holds. */
+/* Forget cached prefixes that no sequence holds, those in the store too. */
 void qr_sched_reset_prefix_cache(qr_sched *sched);
+/* Give the store the cached prefixes that no sequence holds, before the scheduler is destroyed. */
+void qr_sched_keep_prefixes(const qr_sched *sched);
 
 /* Recount everything (pool, tables, queues, rows, counters): OK | INVALID with what is wrong | NOMEM. For tests and
  * idle time; not between schedule and commit_step. */

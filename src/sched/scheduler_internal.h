@@ -29,6 +29,7 @@ struct qr_sched {
     qr_request **preempted;
     int num_entries, num_copies, num_preempted;
     int32_t num_tokens;
+    int32_t num_loads; /* blocks out of the store in this step */
 
     qr_block_pool *swap_pool;            /* blocks of swap space, never cached; NULL without */
     qr_block_copy *swap_outs, *swap_ins; /* [num_swap_blocks] of the current step */
@@ -37,6 +38,7 @@ struct qr_sched {
     double compute_us_per_token, swap_us_per_block;
 
     uint64_t num_swapped_groups, num_steps, num_preemptions, prefix_queries, prefix_hits;
+    uint64_t store_queries, store_hits;
     double live_fraction_sum, saved_fraction_sum; /* over num_steps */
 };
 

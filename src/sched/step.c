@@ -211,6 +211,34 @@ static bool admit_swapped(qr_sched *sched, qr_request *request, int64_t promised
     return true;
 }
 
+/* Take what the store has of the group's beginning behind what its table has already. The group is known to fit, with
+ * or without that.
+ *   returns   false: more than one step may load while others run; what is loaded will be found in the pool */
+static bool load_prefix(qr_sched *sched, qr_request *request, qr_seq *lead, int32_t max_tokens)
+{
+    if (!sched->options.store || request->no_prefix_read) return true;
+    const int32_t max_loads =
+        sched->num_entries == 0 ? INT32_MAX : sched->options.store->max_loads_per_step - sched->num_loads;
+    const int32_t num_loads = qr_block_table_load_prefix(&lead->table, sched->pool, qr_seq_tokens(lead), max_tokens,
+                                                         request->extra_key, max_loads);
+    sched->num_loads += num_loads;
+    request->num_loaded_tokens += num_loads * sched->options.block_size;
+    return num_loads < max_loads;
+}
+
+static void count_prefix(qr_sched *sched, qr_request *request, int32_t num_cached)
+{
+    if (request->num_cached_tokens >= 0) return;
+    request->num_cached_tokens = num_cached;
+    if (request->no_prefix_read) return;
+    const int32_t num_loaded = min_i32(request->num_loaded_tokens, num_cached);
+    sched->prefix_queries += (uint64_t)request->num_prompt_tokens;
+    sched->prefix_hits += (uint64_t)(num_cached - num_loaded);
+    if (!sched->options.store) return;
+    sched->store_queries += (uint64_t)(request->num_prompt_tokens - (num_cached - num_loaded));
+    sched->store_hits += (uint64_t)num_loaded;
+}
+
 /* Start the group at the top of the waiting queue: its leading sequence computes what the budget allows.
  *   promised   free blocks that it must leave
  *   returns    false: it does not fit now; nothing has changed */
@@ -226,16 +254,15 @@ static bool admit(qr_sched *sched, qr_request *request, int64_t promised)
     if (num_free < request->blocks_to_admit + promised) return false; /* as last time: spare the lookup */
 
     qr_sched_take_rows(sched, request);
-    int32_t num_cached = 0;
     if (!request->no_prefix_read)
-        num_cached =
-            qr_block_table_adopt_prefix(&lead->table, pool, qr_seq_tokens(lead), target - 1, request->extra_key);
+        qr_block_table_adopt_prefix(&lead->table, pool, qr_seq_tokens(lead), target - 1, request->extra_key);
     const int32_t wanted = qr_request_blocks_wanted(request, sched->options.block_size) - lead->table.num_blocks;
-    const int32_t missing = target - num_cached;
     const bool has_blocks = wanted + promised <= qr_block_pool_num_free(pool);
-    const bool has_budget = sched->options.enable_chunked_prefill || missing <= budget;
     if (!has_blocks) request->blocks_to_admit = wanted + (num_free - qr_block_pool_num_free(pool));
-    if (!has_blocks || !has_budget) {
+    const bool is_loaded = has_blocks && load_prefix(sched, request, lead, target - 1);
+    const int32_t num_cached = lead->table.num_tokens, missing = target - num_cached;
+    const bool has_budget = sched->options.enable_chunked_prefill || missing <= budget;
+    if (!is_loaded || !has_budget) {
         for (int i = request->n - 1; i >= 0; i--)
             if (!qr_request_status_finished(request->seqs[i].status)) qr_sched_release_seq(sched, &request->seqs[i]);
         return false;
@@ -246,11 +273,7 @@ static bool admit(qr_sched *sched, qr_request *request, int64_t promised)
     request->status = lead->status = QR_RUNNING;
     request->forked = alone;
     lead->num_computed_tokens = num_cached;
-    if (request->num_cached_tokens < 0) {
-        request->num_cached_tokens = num_cached;
-        if (!request->no_prefix_read) sched->prefix_queries += (uint64_t)request->num_prompt_tokens;
-        sched->prefix_hits += (uint64_t)num_cached;
-    }
+    count_prefix(sched, request, num_cached);
     const int32_t num_new = cap_chunk(sched, min_i32(missing, budget));
     const bool appended = append_slots(sched, lead, num_new);
     assert(appended);
@@ -310,7 +333,7 @@ void qr_sched_schedule(qr_sched *sched, qr_sched_step *out)
     assert(!sched->in_step);
     sched->num_entries = sched->num_copies = sched->num_preempted = 0;
     sched->num_swap_outs = sched->num_swap_ins = 0;
-    sched->num_tokens = 0;
+    sched->num_tokens = sched->num_loads = 0;
     schedule_all_running(sched);
     int64_t promised = 0;
     for (int i = 0; i < sched->num_running; i++) promised += blocks_promised(sched, sched->running[i]);
