@@ -19,6 +19,12 @@
 #include "base/mem.h"
 #include "sched/scheduler.h"
 
+#define FAKE_STORE_CHECK(condition, text)   \
+    do {                                    \
+        if (!(condition)) MODEL_FAIL(text); \
+    } while (0)
+#include "fake_store.h"
+
 enum { MODEL_MAX_LEN = 96, MODEL_MAX_N = 5, MODEL_MAX_REQUESTS = 24, MODEL_MAX_SLOTS = 4096, MODEL_VOCAB = 50 };
 
 #define MODEL_CHECK(condition, ...)                   \
@@ -61,7 +67,8 @@ typedef struct model {
     uint32_t output_vocab; /* small: the sequences of a group stay the same for long */
     uint64_t num_added;
     uint64_t num_refused, num_aborts, num_forks, num_copies, num_preemptions, num_hits, num_finished, num_resets;
-    uint64_t num_beam_forks, num_swapped, num_swap_blocks, num_drafts, num_accepted;
+    uint64_t num_beam_forks, num_swapped, num_swap_blocks, num_drafts, num_accepted, num_restarts;
+    fake_store store;
 } model;
 
 static uint32_t choose(model *m, uint32_t n) { return m->choose(m->source, n); }
@@ -88,6 +95,15 @@ static void ref_append(const ref_request *ref, ref_seq *seq, int32_t token)
 
 /* ---- set-up ------------------------------------------------------------------------------------ */
 
+static void model_start(model *m)
+{
+    quire_error error;
+    if (qr_sched_create(&m->options, &m->sched, &error) != QUIRE_OK) MODEL_FAIL("create: %s", error.message);
+    m->pool = qr_sched_pool(m->sched);
+    m->options = *qr_sched_get_options(m->sched);
+    m->num_preemptions = 0; /* as the scheduler counts */
+}
+
 static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), void *source)
 {
     memset(m, 0, sizeof *m);
@@ -110,11 +126,13 @@ static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), vo
     o->num_swap_blocks = 1 + choose(m, 2 * (uint32_t)o->num_blocks);
     m->output_vocab = choose(m, 3) == 0 ? 1 : choose(m, 2) ? 2 : MODEL_VOCAB;
     m->drafts = choose(m, 2);
-    quire_error error;
-    if (qr_sched_create(o, &m->sched, &error) != QUIRE_OK) MODEL_FAIL("create: %s", error.message);
-    m->pool = qr_sched_pool(m->sched);
-    m->options = *qr_sched_get_options(m->sched);
-    qr_sched_set_costs(m->sched, 1.0, choose(m, 20));
+    const uint32_t swap_us = choose(m, 20);
+    if (o->enable_prefix_caching && choose(m, 2)) {
+        fake_store_init(&m->store, m->device, o->block_size, 1 + (int)choose(m, 6), m->choose, m->source);
+        o->store = &m->store.hooks;
+    }
+    model_start(m);
+    qr_sched_set_costs(m->sched, 1.0, swap_us);
 }
 
 /* ---- operations between steps ------------------------------------------------------------------ */
@@ -553,10 +571,28 @@ static void model_step(model *m)
     qr_mem_fail_off();
 }
 
+/* A new scheduler and a new device behind the same store: stopped in order, or killed. */
+static void model_restart(model *m)
+{
+    for (int i = 0; i < MODEL_MAX_REQUESTS; i++) {
+        ref_request *ref = &m->requests[i];
+        if (!ref->request || ref->finished) continue;
+        qr_sched_abort(m->sched, ref->request);
+        ref->finished = true;
+        ref->running = false;
+    }
+    model_remove_finished(m);
+    if (choose(m, 2)) qr_sched_keep_prefixes(m->sched);
+    qr_sched_destroy(m->sched);
+    memset(m->device, 0xdd, sizeof m->device);
+    model_start(m);
+    m->num_restarts++;
+}
+
 /* One random operation and a full check. */
 static void model_operation(model *m)
 {
-    const uint32_t op = choose(m, 64);
+    const uint32_t op = choose(m, 65);
     if (op < 20)
         model_add(m);
     else if (op < 22)
@@ -566,6 +602,8 @@ static void model_operation(model *m)
         m->num_resets++;
     } else if (op < 32)
         model_remove_finished(m);
+    else if (op == 64 && choose(m, 4) == 0)
+        model_restart(m);
     else
         model_step(m);
     model_check(m);

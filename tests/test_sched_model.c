@@ -76,6 +76,9 @@ static void random_operations_match_the_reference(void **state)
         sum.num_swapped += m.num_swapped;
         sum.num_swap_blocks += m.num_swap_blocks;
         sum.num_beam_forks += m.num_beam_forks;
+        sum.num_restarts += m.num_restarts;
+        sum.store.num_kept += m.store.num_kept;
+        sum.store.num_loaded += m.store.num_loaded;
         sum.num_drafts += m.num_drafts;
         sum.num_accepted += m.num_accepted;
     }
@@ -91,6 +94,9 @@ static void random_operations_match_the_reference(void **state)
         (unsigned long long)sum.num_swap_blocks, (unsigned long long)sum.num_hits, (unsigned long long)sum.num_resets,
         (unsigned long long)sum.num_drafts, (unsigned long long)sum.num_accepted);
     assert_true(sum.num_accepted > 100 && sum.num_drafts > 2 * sum.num_accepted);
+    print_message("%llu restarts; %llu blocks kept in the store, %llu loaded\n", (unsigned long long)sum.num_restarts,
+                  (unsigned long long)sum.store.num_kept, (unsigned long long)sum.store.num_loaded);
+    assert_true(sum.store.num_kept > 100 && sum.store.num_loaded > 100 && sum.num_restarts > 100);
     assert_true(sum.num_forks > 100 && sum.num_copies > 100 && sum.num_preemptions > 100 && sum.num_swapped > 100 &&
                 sum.num_hits > 100);
 }
