@@ -38,6 +38,7 @@ typedef struct ref_seq {
     int32_t num_tokens, num_computed;
     int32_t num_wanted, num_drafts; /* behind the tokens: asked for; in the step and not yet confirmed */
     bool finished, idle;
+    bool forked_into; /* since the last step */
 } ref_seq;
 
 typedef struct ref_request {
@@ -92,6 +93,7 @@ static void ref_append(const ref_request *ref, ref_seq *seq, int32_t token)
 {
     ref_set(ref, seq, seq->num_tokens++, token);
 }
+static bool model_has_regions(const model *m) { return m->options.kv_allocator >= QR_KV_ORCA_MAX; }
 
 /* ---- set-up ------------------------------------------------------------------------------------ */
 
@@ -124,6 +126,12 @@ static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), vo
     o->policy = choose(m, 3) == 0 ? QR_SCHED_PRIORITY : QR_SCHED_FCFS;
     o->preemption_mode = (qr_preemption_mode)choose(m, 3);
     o->num_swap_blocks = 1 + choose(m, 2 * (uint32_t)o->num_blocks);
+    o->kv_allocator = choose(m, 2) ? QR_KV_VLLM : (qr_kv_allocator)choose(m, QR_NUM_KV_ALLOCATORS);
+    if (o->kv_allocator != QR_KV_VLLM) o->max_chunk_tokens = 0;
+    if (model_has_regions(m)) {
+        o->preemption_mode = QR_PREEMPT_RECOMPUTE;
+        o->enable_prefix_caching = false;
+    }
     m->output_vocab = choose(m, 3) == 0 ? 1 : choose(m, 2) ? 2 : MODEL_VOCAB;
     m->drafts = choose(m, 2);
     const uint32_t swap_us = choose(m, 20);
@@ -170,6 +178,7 @@ static bool model_add(model *m)
                                       .num_prompt_tokens = ref->num_prompt,
                                       .max_output_tokens = ref->max_output,
                                       .n = ref->n,
+                                      .expected_output_tokens = (int32_t)choose(m, (uint32_t)ref->max_output + 1),
                                       .priority = ref->priority,
                                       .extra_key = ref->key,
                                       .no_prefix_read = ref->no_prefix_read,
@@ -288,7 +297,7 @@ static void model_preempted(model *m, const qr_sched_step *step)
         MODEL_CHECK(victim->running && !victim->finished, "preempted a request that does not run");
         for (int k = 0; k < MODEL_MAX_REQUESTS; k++) {
             const ref_request *other = &m->requests[k];
-            MODEL_CHECK(!other->request || !other->running || !ref_before(victim, other),
+            MODEL_CHECK(!other->request || !other->running || !ref_before(victim, other) || model_has_regions(m),
                         "preempted a request although a later one runs");
         }
         m->num_preemptions++;
@@ -302,13 +311,13 @@ static void model_preempted(model *m, const qr_sched_step *step)
     }
     int num_running = 0;
     for (int k = 0; k < MODEL_MAX_REQUESTS; k++) num_running += m->requests[k].request && m->requests[k].running;
-    MODEL_CHECK(step->num_preempted == 0 || num_running > 0, "preempted everything");
+    MODEL_CHECK(step->num_preempted == 0 || num_running > 0 || model_has_regions(m), "preempted everything");
 }
 
 /* A request's first entry since it was added or preempted. */
 static void model_admitted(model *m, const qr_sched_step *step, ref_request *ref, const qr_sched_entry *entry)
 {
-    MODEL_CHECK(step->num_preempted == 0, "admitted in a step with preemptions");
+    MODEL_CHECK(step->num_preempted == 0 || model_has_regions(m), "admitted in a step with preemptions");
     for (int k = 0; k < MODEL_MAX_REQUESTS; k++) {
         const ref_request *other = &m->requests[k];
         const bool waits = other->request && other != ref && !other->running && !other->finished;
@@ -411,7 +420,7 @@ static void device_copy(model *m, const qr_sched_step *step)
     device_move(m, m->swap_space, m->device, step->swap_outs, step->num_swap_outs);
     device_move(m, m->device, m->swap_space, step->swap_ins, step->num_swap_ins);
     m->num_swap_blocks += (uint64_t)(step->num_swap_outs + step->num_swap_ins);
-    for (int i = 0; i < step->num_copies; i++)
+    for (int i = 0; i < step->num_copies && !model_has_regions(m); i++)
         MODEL_CHECK(copy_has_entry(m, step, step->copies[i]), "copy %d is for nobody", i);
     device_move(m, m->device, m->device, step->copies, step->num_copies);
     m->num_copies += (uint64_t)step->num_copies;
@@ -501,9 +510,10 @@ static void model_rearrange(model *m, ref_request *ref)
             a->num_tokens = ref->num_prompt;
             a->num_computed = 0;
             a->idle = true;
-        } else if (ref_is_live(a) && b->idle) {
+        } else if (ref_is_live(a) && b->idle && !(b->forked_into && model_has_regions(m))) {
             qr_sched_fork_seq(m->sched, &ref->request->seqs[a - ref->seqs], &ref->request->seqs[b - ref->seqs]);
             *b = *a;
+            b->forked_into = true;
             m->num_beam_forks++;
         }
     }
@@ -512,6 +522,7 @@ static void model_rearrange(model *m, ref_request *ref)
 /* All sequences of a lockstep group have sampled. */
 static void model_sample_beams(model *m, ref_request *ref)
 {
+    for (int s = 0; s < ref->n; s++) ref->seqs[s].forked_into = false;
     model_rearrange(m, ref);
     for (int s = 0; s < ref->n; s++)
         if (ref_is_live(&ref->seqs[s])) model_sample(m, ref, s);
@@ -553,6 +564,20 @@ static void model_results(model *m, const qr_sched_step *step)
     }
 }
 
+/* Every slot is counted, once. */
+static void model_slots(model *m)
+{
+    qr_sched_stats stats;
+    qr_sched_get_stats(m->sched, &stats);
+    const qr_slot_counts *c = &stats.slots;
+    MODEL_CHECK(c->live >= 0 && c->reserved >= 0 && c->internal >= 0 && c->external >= 0 && c->unused >= 0,
+                "slots: %d live, %d reserved, %d internal, %d external, %d unused", (int)c->live, (int)c->reserved,
+                (int)c->internal, (int)c->external, (int)c->unused);
+    MODEL_CHECK(stats.num_steps == 0 || c->live + c->reserved + c->internal + c->external + c->unused ==
+                                            m->options.num_blocks * m->options.block_size,
+                "slots do not add up");
+}
+
 static void model_step(model *m)
 {
     qr_sched_step step;
@@ -567,6 +592,7 @@ static void model_step(model *m)
     device_forward(m, &step);
     qr_sched_commit_step(m->sched);
     model_results(m, &step);
+    model_slots(m);
     MODEL_CHECK(in_schedule == 0 && qr_mem_num_allocations() == 0, "a step allocated memory");
     qr_mem_fail_off();
 }

@@ -167,20 +167,33 @@ static void keep(const qr_block_pool *pool, int32_t id)
     pool->store->keep(pool->store->ctx, id, &content);
 }
 
+static void take(qr_block_pool *pool, int32_t id)
+{
+    free_list_remove(pool, id);
+    keep(pool, id);
+    qr_block_pool_uncache(pool, id);
+    pool->blocks[id].ref_cnt = 1;
+    pool->blocks[id].num_live = 0;
+}
+
 quire_status qr_block_pool_alloc(qr_block_pool *pool, int32_t num_blocks, int32_t *out_ids)
 {
     assert(num_blocks >= 0);
     if (num_blocks > pool->num_free) return QUIRE_NO_BLOCKS;
     for (int32_t i = 0; i < num_blocks; i++) {
-        const int32_t id = pool->oldest;
-        free_list_remove(pool, id);
-        keep(pool, id);
-        qr_block_pool_uncache(pool, id);
-        pool->blocks[id].ref_cnt = 1;
-        pool->blocks[id].num_live = 0;
-        out_ids[i] = id;
+        out_ids[i] = pool->oldest;
+        take(pool, pool->oldest);
     }
     return QUIRE_OK;
+}
+
+void qr_block_pool_take(qr_block_pool *pool, int32_t first, int32_t num_blocks, int32_t *out_ids)
+{
+    for (int32_t i = 0; i < num_blocks; i++) {
+        assert(block_at(pool, first + i)->ref_cnt == 0);
+        out_ids[i] = first + i;
+        take(pool, first + i);
+    }
 }
 
 void qr_block_pool_free(qr_block_pool *pool, const int32_t *ids, int32_t num_blocks)

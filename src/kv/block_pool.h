@@ -60,6 +60,10 @@ int64_t qr_block_pool_num_live_slots(const qr_block_pool *pool);
  *   cost      O(num_blocks), no allocation */
 QUIRE_MUST_USE quire_status qr_block_pool_alloc(qr_block_pool *pool, int32_t num_blocks, int32_t *out_ids);
 
+/* Take the num_blocks adjacent blocks from `first` on, which are free: part of a contiguous region (kv/buddy.h). Ids
+ * and reference as with alloc. */
+void qr_block_pool_take(qr_block_pool *pool, int32_t first, int32_t num_blocks, int32_t *out_ids);
+
 /* Give back one reference per id, the last id first. Cached blocks stay findable. O(num_blocks). */
 void qr_block_pool_free(qr_block_pool *pool, const int32_t *ids, int32_t num_blocks);
 

@@ -16,6 +16,13 @@ void qr_block_table_init(qr_block_table *table, int32_t *block_ids, int32_t max_
     *table = (qr_block_table){.block_ids = block_ids, .max_blocks = max_blocks};
 }
 
+void qr_block_table_set_region(qr_block_table *table, int32_t first_block, int32_t num_blocks)
+{
+    assert(table->num_blocks == 0 && num_blocks <= table->max_blocks);
+    table->first_block = first_block;
+    table->num_region_blocks = num_blocks;
+}
+
 int64_t qr_block_table_slot(const qr_block_table *table, const qr_block_pool *pool, int32_t position)
 {
     assert(position >= 0 && position < table->num_tokens);
@@ -38,8 +45,21 @@ static bool must_copy(const qr_block_pool *pool, int32_t partly_filled)
 int32_t qr_block_table_blocks_needed(const qr_block_table *table, const qr_block_pool *pool, int32_t num_tokens)
 {
     if (num_tokens == 0) return 0;
-    return blocks_for(pool, table->num_tokens + num_tokens) - table->num_blocks +
-           must_copy(pool, partly_filled_block(table, pool));
+    const int32_t num_blocks = blocks_for(pool, table->num_tokens + num_tokens);
+    if (table->num_region_blocks > 0 && num_blocks > table->num_region_blocks) return INT32_MAX;
+    return num_blocks - table->num_blocks + must_copy(pool, partly_filled_block(table, pool));
+}
+
+/* There are so many. */
+static quire_status add_blocks(qr_block_table *table, qr_block_pool *pool, int32_t num_blocks)
+{
+    int32_t *ids = table->block_ids + table->num_blocks;
+    if (table->num_region_blocks > 0)
+        qr_block_pool_take(pool, table->first_block + table->num_blocks, num_blocks, ids);
+    else
+        QR_TRY(qr_block_pool_alloc(pool, num_blocks, ids));
+    table->num_blocks += num_blocks;
+    return QUIRE_OK;
 }
 
 quire_status qr_block_table_append(qr_block_table *table, qr_block_pool *pool, int32_t num_tokens, qr_block_copy *copy,
@@ -52,6 +72,7 @@ quire_status qr_block_table_append(qr_block_table *table, qr_block_pool *pool, i
     const int32_t num_blocks = blocks_for(pool, table->num_tokens + num_tokens);
     assert(num_blocks <= table->max_blocks);
     if (num_blocks - table->num_blocks + copies > qr_block_pool_num_free(pool)) return QUIRE_NO_BLOCKS;
+    if (table->num_region_blocks > 0 && num_blocks > table->num_region_blocks) return QUIRE_NO_BLOCKS;
 
     if (copies) {
         int32_t dst;
@@ -63,8 +84,7 @@ quire_status qr_block_table_append(qr_block_table *table, qr_block_pool *pool, i
     } else if (partly_filled != QR_NO_BLOCK) {
         qr_block_pool_uncache(pool, partly_filled); /* a trimmed block's old content is about to go */
     }
-    QR_TRY(qr_block_pool_alloc(pool, num_blocks - table->num_blocks, table->block_ids + table->num_blocks));
-    table->num_blocks = num_blocks;
+    QR_TRY(add_blocks(table, pool, num_blocks - table->num_blocks));
     table->num_tokens += num_tokens;
     return QUIRE_OK;
 }
@@ -108,6 +128,19 @@ void qr_block_table_fork(const qr_block_table *src, qr_block_table *dst, qr_bloc
     dst->num_tokens = src->num_tokens;
     dst->num_full_blocks = src->num_full_blocks;
     qr_block_pool_touch(pool, dst->block_ids, dst->num_blocks);
+}
+
+void qr_block_table_copy(const qr_block_table *src, qr_block_table *dst, qr_block_pool *pool, qr_block_copy *copies)
+{
+    assert(dst->num_blocks == 0 && src->num_blocks <= dst->num_region_blocks);
+    qr_block_pool_take(pool, dst->first_block, src->num_blocks, dst->block_ids);
+    for (int32_t i = 0; i < src->num_blocks; i++) {
+        copies[i] = (qr_block_copy){.src_block = src->block_ids[i], .dst_block = dst->block_ids[i]};
+        qr_block_pool_set_live(pool, dst->block_ids[i], qr_block_pool_num_live(pool, src->block_ids[i]));
+    }
+    dst->num_blocks = src->num_blocks;
+    dst->num_tokens = src->num_tokens;
+    dst->num_full_blocks = src->num_full_blocks;
 }
 
 void qr_block_table_trim(qr_block_table *table, qr_block_pool *pool, int32_t num_tokens)

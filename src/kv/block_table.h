@@ -8,6 +8,10 @@
  * append() into a partly filled block that others hold too replaces it by a new block in this table alone and emits a
  * copy (src ─► dst) that must be carried out before anything of the step is written; the last holder writes in place.
  *
+ * A table with a region (a contiguous allocation, kv/buddy.h) takes block i from the region's place i, and shares none:
+ *
+ *   region       first_block = 40, num_region_blocks = 6       block_ids | 40 | 41 | 42 |   43, 44, 45 are reserved
+ *
  * Invariants: num_blocks == ceil(num_tokens / block_size); the table holds one reference on each of its blocks; with
  * caching on, the leading num_full_blocks of a table are cached, the others are not (after a trim, the next may be).
  * The ids array is the caller's and is never reallocated. Allocation: none. Threads: one at a time, as the pool.
@@ -20,8 +24,9 @@
 typedef struct qr_block_table {
     int32_t *block_ids; /* [max_blocks] */
     int32_t num_blocks, max_blocks;
-    int32_t num_tokens;      /* tokens that have a slot */
-    int32_t num_full_blocks; /* leading blocks whose slots have all been committed */
+    int32_t num_tokens;                     /* tokens that have a slot */
+    int32_t num_full_blocks;                /* leading blocks whose slots have all been committed */
+    int32_t first_block, num_region_blocks; /* the region; 0 blocks: none, any free block will do */
 } qr_block_table;
 
 /* One block to copy, all layers. The layout of backend.h's qr_copy_pair. */
@@ -38,15 +43,19 @@ typedef struct qr_token_view {
 /* An empty table over the caller's array. */
 void qr_block_table_init(qr_block_table *table, int32_t *block_ids, int32_t max_blocks);
 
+/* The empty table takes its blocks from this region, all of which are free; 0 blocks: from anywhere again. */
+void qr_block_table_set_region(qr_block_table *table, int32_t first_block, int32_t num_blocks);
+
 /* The physical slot of the token at `position` < num_tokens: block_id * block_size + offset. */
 int64_t qr_block_table_slot(const qr_block_table *table, const qr_block_pool *pool, int32_t position);
 
-/* Free blocks that append(num_tokens) would take, a copy-on-write included. */
+/* Free blocks that append(num_tokens) would take, a copy-on-write included; INT32_MAX when the region is too small. */
 int32_t qr_block_table_blocks_needed(const qr_block_table *table, const qr_block_pool *pool, int32_t num_tokens);
 
 /* Make slots for num_tokens >= 1 more tokens, which must fit into max_blocks.
  *   copy      written when *out_copied is true: to be carried out before the new slots are written
- *   returns   OK | NO_BLOCKS (table and pool unchanged, *out_copied false) */
+ *   returns   OK | NO_BLOCKS, also when the table's region is too small (table and pool unchanged, *out_copied false)
+ */
 QUIRE_MUST_USE quire_status qr_block_table_append(qr_block_table *table, qr_block_pool *pool, int32_t num_tokens,
                                                   qr_block_copy *copy, bool *out_copied);
 
@@ -63,11 +72,15 @@ void qr_block_table_commit(qr_block_table *table, qr_block_pool *pool, qr_token_
 /* dst, which must be empty, becomes a copy of src. O(blocks). */
 void qr_block_table_fork(const qr_block_table *src, qr_block_table *dst, qr_block_pool *pool);
 
+/* The same for tables with regions: dst gets blocks of its own for all tokens of src, which have been computed.
+ *   copies    [src->num_blocks] to be carried out before src or dst is written */
+void qr_block_table_copy(const qr_block_table *src, qr_block_table *dst, qr_block_pool *pool, qr_block_copy *copies);
+
 /* Drop the tokens after the first num_tokens <= table->num_tokens (rejected drafts), freeing blocks left empty. A
  * partly dropped block stays findable until it is written again. */
 void qr_block_table_trim(qr_block_table *table, qr_block_pool *pool, int32_t num_tokens);
 
-/* Free all blocks, the last first; the table is empty then. */
+/* Free all blocks, the last first; the table is empty then, and has its region still. */
 void qr_block_table_clear(qr_block_table *table, qr_block_pool *pool);
 
 /* Fill the empty table with the longest cached prefix of tokens[0 .. max_tokens) in whole blocks, taking references.

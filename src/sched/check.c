@@ -3,10 +3,12 @@
 #include "sched/scheduler_internal.h"
 
 typedef struct recount {
-    int32_t *ref_cnts;         /* [num_blocks] */
-    int32_t *swap_ref_cnts;    /* [num_swap_blocks] */
-    uint64_t *last_seen;       /* [num_blocks] arrival of the group counted last */
-    bool *rows_used;           /* [max_num_seqs] */
+    int32_t *ref_cnts;      /* [num_blocks] */
+    int32_t *swap_ref_cnts; /* [num_swap_blocks] */
+    uint64_t *last_seen;    /* [num_blocks] arrival of the group counted last */
+    bool *rows_used;        /* [max_num_seqs] */
+    bool *in_region;        /* [num_blocks] */
+    int64_t num_region_slots, num_final_slots;
     int num_rows, num_running; /* found on the way */
     int32_t num_waiting, num_requests;
 } recount;
@@ -24,6 +26,9 @@ static quire_status check_table(const qr_sched *sched, const qr_seq *seq, recoun
         const int32_t id = table->block_ids[idx];
         if (id < 0 || id >= qr_block_pool_num_blocks(sched->pool))
             return qr_fail(error, QUIRE_INVALID, "sequence %d: block id %d", seq->idx, id);
+        if (sched->buddy && id != table->first_block + idx)
+            return qr_fail(error, QUIRE_INVALID, "sequence %d: block %d lies outside its place in the region", seq->idx,
+                           id);
         const int32_t here = num_tokens - idx * block_size;
         if (qr_block_pool_num_live(sched->pool, id) < (here < block_size ? here : block_size))
             return qr_fail(error, QUIRE_INVALID, "block %d: fewer live slots than its sequence has", id);
@@ -33,6 +38,37 @@ static quire_status check_table(const qr_sched *sched, const qr_seq *seq, recoun
         count->ref_cnts[id]++;
     }
     return QUIRE_OK;
+}
+
+static quire_status check_region(const qr_sched *sched, const qr_seq *seq, recount *count, quire_error *error)
+{
+    const qr_block_table *table = &seq->table;
+    const qr_request *request = seq->request;
+    const int32_t wanted =
+        sched->buddy ? qr_sched_region_blocks(sched, request->num_prompt_tokens, request->expected_output_tokens) : 0;
+    if (table->num_region_blocks != wanted || table->num_blocks > (sched->buddy ? wanted : table->max_blocks))
+        return qr_fail(error, QUIRE_INVALID, "sequence %d: %d blocks in a region of %d, which should have %d", seq->idx,
+                       table->num_blocks, table->num_region_blocks, wanted);
+    if (!sched->buddy) return QUIRE_OK;
+    const int32_t num_taken = (int32_t)qr_buddy_region_blocks(wanted);
+    for (int32_t id = table->first_block; id < table->first_block + num_taken; id++) {
+        if (id < 0 || id >= qr_block_pool_num_blocks(sched->pool) || count->in_region[id])
+            return qr_fail(error, QUIRE_INVALID, "sequence %d: block %d is in two regions, or in none", seq->idx, id);
+        count->in_region[id] = true;
+    }
+    count->num_region_slots += (int64_t)wanted * sched->options.block_size;
+    count->num_final_slots += qr_request_final_slots(request);
+    return QUIRE_OK;
+}
+
+static quire_status check_regions(const qr_sched *sched, const recount *count, quire_error *error)
+{
+    if (!sched->buddy) return QUIRE_OK;
+    if (count->num_region_slots != sched->num_region_slots || count->num_final_slots != sched->num_final_slots)
+        return qr_fail(error, QUIRE_INVALID, "regions: %lld slots, %lld of them to be used; noted %lld, %lld",
+                       (long long)count->num_region_slots, (long long)count->num_final_slots,
+                       (long long)sched->num_region_slots, (long long)sched->num_final_slots);
+    return qr_buddy_check(sched->buddy, count->in_region, error);
 }
 
 static quire_status check_seq(const qr_sched *sched, const qr_seq *seq, recount *count, quire_error *error)
@@ -54,7 +90,10 @@ static quire_status check_seq(const qr_sched *sched, const qr_seq *seq, recount 
     const int block_size = sched->options.block_size;
     for (int32_t b = 0; swapped && b < (seq->num_computed_tokens + block_size - 1) / block_size; b++)
         count->swap_ref_cnts[request->swap_block_ids[seq->idx * request->max_swap_blocks + b]]++;
+    if (!running && seq->table.num_region_blocks > 0)
+        return qr_fail(error, QUIRE_INVALID, "sequence %d: has a region with status %d", seq->idx, seq->status);
     if (!running) return QUIRE_OK;
+    QR_TRY(check_region(sched, seq, count, error));
     if (seq->row >= sched->options.max_num_seqs || count->rows_used[seq->row])
         return qr_fail(error, QUIRE_INVALID, "sequence %d: row %d is not its own", seq->idx, seq->row);
     count->rows_used[seq->row] = true;
@@ -131,6 +170,7 @@ static quire_status check_all(const qr_sched *sched, recount *count, quire_error
     }
     QR_TRY(check_running(sched, error));
     QR_TRY(qr_waiting_queue_check(&sched->waiting, error));
+    QR_TRY(check_regions(sched, count, error));
     if (sched->swap_pool) QR_TRY(qr_block_pool_check(sched->swap_pool, count->swap_ref_cnts, error));
     return qr_block_pool_check(sched->pool, count->ref_cnts, error);
 }
@@ -142,13 +182,16 @@ quire_status qr_sched_check(const qr_sched *sched, quire_error *error)
     const size_t num_swap_blocks = sched->swap_pool ? (size_t)qr_block_pool_num_blocks(sched->swap_pool) : 0;
     recount count = {.swap_ref_cnts = qr_calloc(num_swap_blocks, sizeof *count.swap_ref_cnts),
                      .ref_cnts = qr_calloc(num_blocks, sizeof *count.ref_cnts),
+                     .in_region = qr_calloc(num_blocks, sizeof *count.in_region),
                      .last_seen = qr_calloc(num_blocks, sizeof *count.last_seen),
                      .rows_used = qr_calloc((size_t)sched->options.max_num_seqs, sizeof *count.rows_used)};
-    const quire_status status = count.swap_ref_cnts && count.ref_cnts && count.last_seen && count.rows_used
-                                    ? check_all(sched, &count, error)
-                                    : qr_fail_nomem(error, "recount of the scheduler", num_blocks * 12);
+    const bool reserved =
+        count.swap_ref_cnts && count.ref_cnts && count.in_region && count.last_seen && count.rows_used;
+    const quire_status status =
+        reserved ? check_all(sched, &count, error) : qr_fail_nomem(error, "recount of the scheduler", num_blocks * 12);
     qr_free(count.rows_used);
     qr_free(count.last_seen);
+    qr_free(count.in_region);
     qr_free(count.ref_cnts);
     qr_free(count.swap_ref_cnts);
     return status;

@@ -48,7 +48,7 @@ typedef struct qr_seq {
     int32_t num_computed_tokens;
     int32_t num_draft_tokens;  /* wanted; after schedule() those in the step; then those not yet confirmed */
     int32_t *output_token_ids; /* [max_output_tokens] outputs, then num_draft_tokens drafts */
-    qr_block_table table;      /* empty unless RUNNING */
+    qr_block_table table;      /* empty unless RUNNING; with regions, one from admission to finish or preemption */
     int row;                   /* 0 .. max_num_seqs - 1, unique among sequences of admitted groups; -1 when none */
     void *user;                /* the engine's */
 } qr_seq;
@@ -59,12 +59,13 @@ struct qr_request {
     int num_unfinished; /* sequences, idle ones included */
     int num_idle;       /* sequences */
     int32_t num_prompt_tokens;
-    int32_t max_output_tokens; /* per sequence */
-    int32_t *prompt_token_ids; /* [num_prompt_tokens], a copy */
-    qr_seq *seqs;              /* [n] */
-    int32_t num_shared_tokens; /* what the leading sequence computes for all before the fork */
-    int64_t priority;          /* lower is sooner; 0 under fcfs */
-    uint64_t arrival;          /* 1, 2, 3, ... */
+    int32_t max_output_tokens;      /* per sequence */
+    int32_t expected_output_tokens; /* 1 .. max_output_tokens; what regions are sized for */
+    int32_t *prompt_token_ids;      /* [num_prompt_tokens], a copy */
+    qr_seq *seqs;                   /* [n] */
+    int32_t num_shared_tokens;      /* what the leading sequence computes for all before the fork */
+    int64_t priority;               /* lower is sooner; 0 under fcfs */
+    uint64_t arrival;               /* 1, 2, 3, ... */
     uint64_t extra_key;
     bool no_prefix_read;
     bool lockstep;

@@ -9,6 +9,33 @@
 static int32_t max_i32(int32_t a, int32_t b) { return a > b ? a : b; }
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+/* ---- policies ----------------------------------------------------------------------------------- */
+
+static const qr_policy *const policies[] = {
+    [QR_KV_VLLM] = &qr_policy_vllm,
+    [QR_KV_ORCA_MAX] = &qr_policy_orca_max,
+    [QR_KV_ORCA_POW2] = &qr_policy_orca_pow2,
+    [QR_KV_ORCA_ORACLE] = &qr_policy_orca_oracle,
+};
+
+static const char *const allocator_names[] = {
+#define XX(name, text) text,
+    QR_KV_ALLOCATOR_MAP(XX)
+#undef XX
+};
+
+const char *qr_kv_allocator_name(qr_kv_allocator allocator) { return allocator_names[allocator]; }
+
+bool qr_kv_allocator_parse(const char *name, qr_kv_allocator *out)
+{
+    for (int i = 0; i < QR_NUM_KV_ALLOCATORS; i++) {
+        if (strcmp(name, allocator_names[i]) != 0) continue;
+        *out = (qr_kv_allocator)i;
+        return true;
+    }
+    return false;
+}
+
 /* ---- life -------------------------------------------------------------------------------------- */
 
 void qr_sched_options_init(qr_sched_options *options)
@@ -34,11 +61,14 @@ static quire_status check_options(const qr_sched_options *o, quire_error *error)
     if (o->max_chunk_tokens < 0)
         return qr_fail_param(error, "max_chunk_tokens", "max_chunk_tokens must be 0 (no limit) or positive, not %d",
                              o->max_chunk_tokens);
-    if (o->max_chunk_tokens > 0 && !o->enable_chunked_prefill)
+    if (o->max_chunk_tokens > 0 && (!o->enable_chunked_prefill || policies[o->kv_allocator]->whole_prompts))
         return qr_fail_param(error, "max_chunk_tokens", "max_chunk_tokens needs chunked prefill, which is off");
-    if (o->store && !o->enable_prefix_caching)
+    if (o->store && (!o->enable_prefix_caching || policies[o->kv_allocator]->region_slots))
         return qr_fail_param(error, "prefix_cache_path", "a stored prefix cache needs prefix caching, which is off");
     const bool swaps = o->preemption_mode != QR_PREEMPT_RECOMPUTE;
+    if (swaps && policies[o->kv_allocator]->region_slots)
+        return qr_fail_param(error, "preemption_mode", "%s never preempts: there is nothing to swap",
+                             qr_kv_allocator_name(o->kv_allocator));
     if (swaps && (o->num_swap_blocks < 1 || o->num_swap_blocks > INT32_MAX))
         return qr_fail_param(error, "swap_space", "preemption by swapping needs 1 to %d blocks of swap space, not %lld",
                              INT32_MAX, (long long)o->num_swap_blocks);
@@ -66,6 +96,13 @@ static quire_status reserve_swap(qr_sched *sched, quire_error *error)
     return QUIRE_OK;
 }
 
+static quire_status reserve_regions(qr_sched *sched, quire_error *error)
+{
+    const size_t num_copies = 2 * (size_t)sched->options.num_blocks;
+    QR_TRY(qr_buddy_create((int32_t)sched->options.num_blocks, &sched->buddy, error));
+    return reserve_array(&sched->fork_copies, num_copies, sizeof *sched->fork_copies, "copies of forks", error);
+}
+
 static quire_status reserve(qr_sched *sched, quire_error *error)
 {
     const qr_sched_options *o = &sched->options;
@@ -78,9 +115,11 @@ static quire_status reserve(qr_sched *sched, quire_error *error)
     QR_TRY(reserve_array(&sched->free_rows, n, sizeof *sched->free_rows, "block table rows", error));
     QR_TRY(reserve_array(&sched->running, n, sizeof(qr_request *), "running requests", error));
     QR_TRY(reserve_array(&sched->entries, n, sizeof *sched->entries, "step entries", error));
-    QR_TRY(reserve_array(&sched->copies, n, sizeof *sched->copies, "block copies", error));
+    const size_t num_copies = sched->policy->region_slots ? 2 * (size_t)o->num_blocks : n;
+    QR_TRY(reserve_array(&sched->copies, num_copies, sizeof *sched->copies, "block copies", error));
     QR_TRY(reserve_array(&sched->preempted, n, sizeof(qr_request *), "preempted requests", error));
     for (int row = o->max_num_seqs - 1; row >= 0; row--) sched->free_rows[sched->num_free_rows++] = row;
+    if (sched->policy->region_slots) QR_TRY(reserve_regions(sched, error));
     return o->preemption_mode == QR_PREEMPT_RECOMPUTE ? QUIRE_OK : reserve_swap(sched, error);
 }
 
@@ -90,9 +129,14 @@ quire_status qr_sched_create(const qr_sched_options *options, qr_sched **out, qu
     qr_sched *sched = qr_calloc(1, sizeof *sched);
     if (!sched) return qr_fail_nomem(error, "scheduler", sizeof *sched);
     sched->options = *options;
+    sched->policy = policies[options->kv_allocator];
     qr_sched_options *o = &sched->options;
+    if (sched->policy->whole_prompts) o->enable_chunked_prefill = false;
+    if (sched->policy->region_slots) o->enable_prefix_caching = false;
     o->max_num_batched_tokens = max_i32(o->max_num_batched_tokens, o->max_num_seqs);
     if (!o->enable_chunked_prefill) o->max_num_batched_tokens = max_i32(o->max_num_batched_tokens, o->max_model_len);
+    if (sched->policy->region_slots)
+        o->max_num_batched_tokens = max_i32(o->max_num_batched_tokens, o->max_model_len + o->max_num_seqs);
     const quire_status status = reserve(sched, error);
     if (status != QUIRE_OK) {
         qr_sched_destroy(sched);
@@ -111,6 +155,8 @@ void qr_sched_destroy(qr_sched *sched)
         qr_free(request);
     }
     qr_waiting_queue_deinit(&sched->waiting);
+    qr_free(sched->fork_copies);
+    qr_buddy_destroy(sched->buddy);
     qr_free(sched->moved_to);
     qr_free(sched->swap_ins);
     qr_free(sched->swap_outs);
@@ -140,6 +186,19 @@ static int64_t max_group_blocks(const qr_request_params *p, int block_size)
     return shared_blocks + p->n * (ceil_div(max_slots, block_size) - shared_blocks);
 }
 
+/* Could the group be admitted to an empty pool? */
+static quire_status validate_regions(const qr_sched *sched, const qr_request_params *p, quire_error *error)
+{
+    const int32_t num_blocks = qr_sched_region_blocks(sched, p->num_prompt_tokens, p->max_output_tokens);
+    const int64_t taken = qr_buddy_region_blocks(num_blocks);
+    if (p->n <= sched->options.num_blocks / taken) return QUIRE_OK;
+    return qr_fail_param(error, "max_tokens",
+                         "the request can never fit: %s needs %d adjacent KV blocks for each of %d sequences, and "
+                         "%lld blocks have room for %lld such regions; give the KV cache more memory",
+                         qr_kv_allocator_name(sched->options.kv_allocator), num_blocks, p->n,
+                         (long long)sched->options.num_blocks, (long long)(sched->options.num_blocks / taken));
+}
+
 quire_status qr_sched_validate(const qr_sched *sched, const qr_request_params *p, quire_error *error)
 {
     const qr_sched_options *o = &sched->options;
@@ -152,6 +211,10 @@ quire_status qr_sched_validate(const qr_sched *sched, const qr_request_params *p
         return qr_fail_param(error, "max_tokens",
                              "prompt (%d tokens) and max_tokens (%d) exceed the model length of %d tokens",
                              p->num_prompt_tokens, p->max_output_tokens, o->max_model_len);
+    if (p->expected_output_tokens < 0 || p->expected_output_tokens > p->max_output_tokens)
+        return qr_fail_param(error, "expected_output_tokens", "expected_output_tokens must be 0 to max_tokens, not %d",
+                             p->expected_output_tokens);
+    if (sched->policy->region_slots) return validate_regions(sched, p, error);
     const int64_t need = max_group_blocks(p, o->block_size);
     if (need > o->num_blocks)
         return qr_fail_param(error, "max_tokens",
@@ -183,6 +246,7 @@ static quire_status request_create(const qr_request_params *p, int32_t max_swap_
     request->n = request->num_unfinished = p->n;
     request->num_prompt_tokens = p->num_prompt_tokens;
     request->max_output_tokens = p->max_output_tokens;
+    request->expected_output_tokens = p->expected_output_tokens > 0 ? p->expected_output_tokens : p->max_output_tokens;
     request->prompt_token_ids = (int32_t *)(slab + prompt_at);
     memcpy(request->prompt_token_ids, p->prompt_token_ids, swap_at - prompt_at);
     request->swap_block_ids = (int32_t *)(slab + swap_at);
@@ -217,7 +281,9 @@ quire_status qr_sched_add(qr_sched *sched, const qr_request_params *params, qr_r
     QR_TRY(request_create(params, (int32_t)max_swap_blocks, &request, error));
     request->priority = sched->options.policy == QR_SCHED_PRIORITY ? params->priority : 0;
     request->arrival = ++sched->last_arrival;
-    request->max_blocks = (int32_t)max_group_blocks(params, sched->options.block_size);
+    request->max_blocks =
+        sched->buddy ? params->n * qr_sched_region_blocks(sched, params->num_prompt_tokens, params->max_output_tokens)
+                     : (int32_t)max_group_blocks(params, sched->options.block_size);
 
     request->next = sched->requests;
     if (request->next) request->next->prev = request;
@@ -299,6 +365,7 @@ void qr_sched_take_rows(qr_sched *sched, qr_request *request)
 void qr_sched_release_seq(qr_sched *sched, qr_seq *seq)
 {
     qr_block_table_clear(&seq->table, sched->pool);
+    qr_sched_release_region(sched, seq);
     seq->num_computed_tokens = 0;
     if (seq->row >= 0) sched->free_rows[sched->num_free_rows++] = seq->row;
     seq->row = -1;
@@ -381,7 +448,7 @@ void qr_sched_fork_seq(qr_sched *sched, const qr_seq *parent, qr_seq *child)
     assert(!sched->in_step && parent->request == child->request);
     assert(parent->status == QR_RUNNING && child->status == QR_IDLE);
     assert(parent->num_computed_tokens == qr_seq_num_tokens(parent));
-    qr_block_table_fork(&parent->table, &child->table, sched->pool);
+    qr_sched_fork_table(sched, parent, child);
     memcpy(child->output_token_ids, parent->output_token_ids,
            (size_t)parent->num_output_tokens * sizeof *child->output_token_ids);
     child->num_output_tokens = parent->num_output_tokens;
@@ -394,17 +461,26 @@ void qr_sched_fork_seq(qr_sched *sched, const qr_seq *parent, qr_seq *child)
 
 void qr_sched_get_stats(const qr_sched *sched, qr_sched_stats *out)
 {
+    const double num_steps = sched->num_steps > 0 ? (double)sched->num_steps : 1;
+    const double slot_steps = num_steps * qr_block_pool_num_blocks(sched->pool) * sched->options.block_size;
     *out = (qr_sched_stats){
         .num_running = sched->num_running,
         .num_running_seqs = sched->num_running_seqs,
         .num_waiting = sched->waiting.num_requests,
         .num_blocks = qr_block_pool_num_blocks(sched->pool),
-        .num_free_blocks = qr_block_pool_num_free(sched->pool),
+        .num_free_blocks = qr_sched_num_free_blocks(sched),
         .num_swap_blocks = sched->swap_pool ? qr_block_pool_num_blocks(sched->swap_pool) : 0,
         .num_free_swap_blocks = sched->swap_pool ? qr_block_pool_num_free(sched->swap_pool) : 0,
         .num_live_slots = qr_block_pool_num_live_slots(sched->pool),
-        .live_slot_fraction = sched->num_steps > 0 ? sched->live_fraction_sum / (double)sched->num_steps : 0,
-        .saved_block_fraction = sched->num_steps > 0 ? sched->saved_fraction_sum / (double)sched->num_steps : 0,
+        .slots = sched->slots,
+        .slot_fractions = {.live = (double)sched->slots_sum.live / slot_steps,
+                           .reserved = (double)sched->slots_sum.reserved / slot_steps,
+                           .internal = (double)sched->slots_sum.internal / slot_steps,
+                           .external = (double)sched->slots_sum.external / slot_steps,
+                           .unused = (double)sched->slots_sum.unused / slot_steps},
+        .mean_running = (double)sched->running_sum / num_steps,
+        .live_slot_fraction = sched->live_fraction_sum / num_steps,
+        .saved_block_fraction = sched->saved_fraction_sum / num_steps,
         .num_steps = sched->num_steps,
         .num_preemptions = sched->num_preemptions,
         .num_swapped_groups = sched->num_swapped_groups,

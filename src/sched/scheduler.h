@@ -30,6 +30,8 @@
  * so it finishes: nothing starves under fcfs, nothing deadlocks.
  * A request that finds room alone is never refused; one that could never fit is refused by add.
  *
+ * That is the policy `vllm`. The others (policy.h) are the paper's baselines and its own scheduler, for comparison.
+ *
  * Allocation: create and add only. schedule() costs O(running + what is admitted * log waiting).
  * Threads: one at a time (the engine thread).
  * Source: Kwon et al., SOSP 2023, section 4.5 (all-or-nothing groups, recompute); Agrawal et al., OSDI 2024 (chunked
@@ -52,17 +54,38 @@ typedef enum qr_preemption_mode {
     QR_PREEMPT_AUTO  /* whichever is cheaper by qr_sched_set_costs */
 } qr_preemption_mode;
 
+/* XX(name, text): how KV memory is given out and steps are filled; policy.h says how each works. */
+#define QR_KV_ALLOCATOR_MAP(XX) \
+    XX(VLLM, "vllm")            \
+    XX(ORCA_MAX, "orca-max")    \
+    XX(ORCA_POW2, "orca-pow2")  \
+    XX(ORCA_ORACLE, "orca-oracle")
+
+typedef enum qr_kv_allocator {
+#define XX(name, text) QR_KV_##name,
+    QR_KV_ALLOCATOR_MAP(XX)
+#undef XX
+        QR_NUM_KV_ALLOCATORS
+} qr_kv_allocator;
+
+/* "vllm", "orca-max", ...; static storage. */
+const char *qr_kv_allocator_name(qr_kv_allocator allocator);
+/* The opposite; false: there is none of this name. */
+bool qr_kv_allocator_parse(const char *name, qr_kv_allocator *out);
+
 typedef struct qr_sched_options {
+    qr_kv_allocator kv_allocator;
     int64_t num_blocks;
     int64_t num_swap_blocks; /* blocks of swap space; > 0 for SWAP and AUTO, else unused */
     int block_size;
     int max_num_seqs;               /* sequences of admitted groups at most */
     int32_t max_num_batched_tokens; /* budget of a step; raised to max_num_seqs, without chunked prefill also to
-                                     * max_model_len */
+                                     * max_model_len, with regions to the sum of both */
     int32_t max_model_len;          /* prompt + output tokens of a sequence at most */
     int32_t max_chunk_tokens;       /* tokens of one sequence in one step at most; 0: no limit; needs chunked prefill */
-    bool enable_chunked_prefill;    /* false: a prompt is computed in one step (a resumed group's outputs may be cut) */
-    bool enable_prefix_caching;
+    bool enable_chunked_prefill;    /* false: a prompt is computed in one step (a resumed group's outputs may be cut);
+                                     * off under all policies but vllm */
+    bool enable_prefix_caching;     /* off under policies with regions, which share nothing */
     qr_sched_policy policy;
     qr_preemption_mode preemption_mode;
     const qr_block_store *store; /* NULL: none; needs prefix caching and must outlive the scheduler */
@@ -89,10 +112,14 @@ typedef struct qr_request_params {
     const int32_t *prompt_token_ids; /* [num_prompt_tokens], copied */
     int32_t num_prompt_tokens;       /* >= 1 */
     int32_t max_output_tokens;       /* >= 1, per sequence; prompt + output <= max_model_len */
-    int n;                           /* sequences, 1 .. max_num_seqs */
-    int64_t priority;                /* lower is sooner; ignored under fcfs */
-    uint64_t extra_key;              /* part of the prefix cache's key; 0: none */
-    bool lockstep;                   /* beams: its running sequences sample in the same step, all or none */
+    /* The true output length where it is known beforehand, else 0: max_output_tokens. orca-pow2 and orca-oracle size
+     * regions for it and the count of slots that will never be used rests on it; a sequence that outlives its region
+     * is preempted with its group and comes back with max_output_tokens instead. */
+    int32_t expected_output_tokens;
+    int n;               /* sequences, 1 .. max_num_seqs */
+    int64_t priority;    /* lower is sooner; ignored under fcfs */
+    uint64_t extra_key;  /* part of the prefix cache's key; 0: none */
+    bool lockstep;       /* beams: its running sequences sample in the same step, all or none */
     bool no_prefix_read; /* compute the whole prompt (prompt logprobs); its blocks are cached all the same */
     void *user;
 } qr_request_params;
@@ -140,7 +167,9 @@ typedef struct qr_sched_step {
     int num_swap_ins;
     const qr_block_copy *copies; /* [num_copies] carry out in this order, before anything of the step is written */
     int num_copies;
-    qr_request *const *preempted; /* [num_preempted] for logging; none of them has an entry */
+    /* [num_preempted] for logging; none of them has an entry (but one that outlived its region may have when nothing
+     * else runs) */
+    qr_request *const *preempted;
     int num_preempted;
 } qr_sched_step;
 
@@ -179,20 +208,40 @@ void qr_sched_finish_seq(qr_sched *sched, qr_seq *seq, qr_request_status status)
  * must be RUNNING. */
 void qr_sched_drop_seq(qr_sched *sched, qr_seq *seq); /* RUNNING to IDLE */
 /* `child`, IDLE and of the same group, becomes a RUNNING copy of `parent`, RUNNING with all tokens computed: outputs,
- * and a reference on each block. O(blocks + outputs), no K or V moved. */
+ * and a reference on each block. O(blocks + outputs), no K or V moved. With regions the next step copies the blocks
+ * instead; a child can then be forked into only once between two steps. */
 void qr_sched_fork_seq(qr_sched *sched, const qr_seq *parent, qr_seq *child);
 
 /* ---- state ------------------------------------------------------------------------------------- */
 
+/* Every slot of the pool is one of these. */
+typedef struct qr_slot_counts {
+    int64_t live;     /* holds K and V of a token of a running sequence; shared ones count once */
+    int64_t reserved; /* of a region, and will be used: up to prompt + expected outputs; 0 without regions */
+    int64_t internal; /* of a region, and never will be, by the expected outputs; without regions: the unused slots of
+                       * blocks in use */
+    int64_t external; /* what rounding to the buddy allocator's sizes costs; and the free slots, if the next request
+                       * in the queue found no free chunk large enough; 0 without regions */
+    int64_t unused;   /* free, and not lacking to anybody */
+} qr_slot_counts;
+
+/* The same as fractions of the pool. */
+typedef struct qr_slot_fractions {
+    double live, reserved, internal, external, unused;
+} qr_slot_fractions;
+
 typedef struct qr_sched_stats {
-    int num_running, num_running_seqs; /* admitted requests and their unfinished sequences */
-    int num_waiting;                   /* requests, preempted ones included */
-    int32_t num_blocks, num_free_blocks;
+    int num_running, num_running_seqs;   /* admitted requests and their unfinished sequences */
+    int num_waiting;                     /* requests, preempted ones included */
+    int32_t num_blocks, num_free_blocks; /* free: in no table; with regions: in no region */
     int32_t num_swap_blocks, num_free_swap_blocks;
-    int64_t num_live_slots;      /* computed tokens in blocks in use, shared blocks once */
-    double live_slot_fraction;   /* live slots / slots of blocks in use at commit, mean over steps; 0 before */
-    double saved_block_fraction; /* blocks that tables share with others / blocks of all tables, at commit, mean */
-    uint64_t num_swapped_groups; /* preemptions that moved the group to swap space */
+    int64_t num_live_slots;           /* computed tokens in blocks in use, shared blocks once */
+    double live_slot_fraction;        /* live slots / slots of blocks not free at commit, mean over steps; 0 before */
+    qr_slot_counts slots;             /* after the last step */
+    qr_slot_fractions slot_fractions; /* mean over steps, each counted after it is computed; 0 before */
+    double mean_running;              /* admitted requests, mean over steps */
+    double saved_block_fraction;      /* blocks that tables share with others / blocks of all tables, at commit, mean */
+    uint64_t num_swapped_groups;      /* preemptions that moved the group to swap space */
     uint64_t num_steps, num_preemptions;  /* steps with at least one entry */
     uint64_t prefix_queries, prefix_hits; /* tokens, counted when a request is first admitted */
     uint64_t store_queries, store_hits;   /* the same of the store, asked for what the pool does not have */

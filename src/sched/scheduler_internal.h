@@ -1,13 +1,17 @@
-/* scheduler_internal: the scheduler's state, shared by scheduler.c (requests, life), step.c (a step),
- * swap.c (groups to swap space and back) and check.c. */
+/* scheduler_internal: the scheduler's state, shared by scheduler.c (requests, life), step.c (a step), policy_*.c (which
+ * requests a step gets), region.c (contiguous memory), swap.c (groups to swap space and back), memory.c (how memory is
+ * used) and check.c. */
 #ifndef QR_SCHED_SCHEDULER_INTERNAL_H
 #define QR_SCHED_SCHEDULER_INTERNAL_H
 
+#include "kv/buddy.h"
+#include "sched/policy.h"
 #include "sched/scheduler.h"
 #include "sched/waiting_queue.h"
 
 struct qr_sched {
     qr_sched_options options;
+    const qr_policy *policy;
     qr_block_pool *pool;
 
     qr_request *requests; /* all that are not removed, linked by prev and next */
@@ -37,6 +41,16 @@ struct qr_sched {
     int32_t *moved_to; /* [max(num_blocks, num_swap_blocks)] all QR_NO_BLOCK between calls */
     double compute_us_per_token, swap_us_per_block;
 
+    qr_buddy *buddy;            /* regions; NULL without */
+    qr_block_copy *fork_copies; /* [2 * num_blocks] for the next step, in order */
+    int num_fork_copies;
+    int64_t num_region_slots; /* of all regions as asked for; the buddy allocator may have given more */
+    int64_t num_final_slots;  /* of all regions: those that their sequences will use before they end */
+    bool lacks_region;        /* the next request in the queue found no chunk large enough */
+
+    qr_slot_counts slots;     /* after the last step */
+    qr_slot_counts slots_sum; /* over num_steps, as is the next */
+    int64_t running_sum;
     uint64_t num_swapped_groups, num_steps, num_preemptions, prefix_queries, prefix_hits;
     uint64_t store_queries, store_hits;
     double live_fraction_sum, saved_fraction_sum; /* over num_steps */
@@ -64,6 +78,32 @@ bool qr_sched_swap_out(qr_sched *sched, qr_request *request);
 void qr_sched_swap_in(qr_sched *sched, qr_request *request);
 /* Give up the group's blocks in swap space, if any. */
 void qr_sched_free_swapped(qr_sched *sched, qr_request *request);
+/* Every unfinished sequence of the group, which has rows, gets a region, or none does.
+ *   returns   false: there is no room for all of them */
+bool qr_sched_take_regions(qr_sched *sched, const qr_request *request);
+/* The sequence's table is empty: give its region back, if it has one. */
+void qr_sched_release_region(qr_sched *sched, qr_seq *seq);
+/* Blocks of a region for so many output tokens. */
+int32_t qr_sched_region_blocks(const qr_sched *sched, int32_t num_prompt, int32_t num_output);
+/* Slots that a sequence of the request uses in its life, as far as is known. */
+int32_t qr_request_final_slots(const qr_request *request);
+/* child's empty table becomes parent's, all of whose tokens are computed: shared blocks, or with regions a copy. */
+void qr_sched_fork_table(qr_sched *sched, const qr_seq *parent, qr_seq *child);
+
+/* A step is over: count what its memory is used for. */
+void qr_sched_observe_memory(qr_sched *sched);
+/* Blocks in no table, or with regions in no region. */
+int32_t qr_sched_num_free_blocks(const qr_sched *sched);
+
+/* What policies fill a step with (step.c): all running groups, at the expense of the last ones if blocks run out; */
+void qr_sched_run_all(qr_sched *sched);
+/* and the group at the top of the waiting queue.
+ *   promised   free blocks that it must leave
+ *   returns    false: it does not fit now; nothing has changed */
+bool qr_sched_admit(qr_sched *sched, qr_request *request, int64_t promised);
+/* The waiting group to admit next; NULL: none waits, or there are too few seats. */
+qr_request *qr_sched_next_waiting(const qr_sched *sched);
+
 /* Into and out of the running requests; keeps num_running_seqs. */
 void qr_sched_insert_running(qr_sched *sched, qr_request *request);
 void qr_sched_remove_running(qr_sched *sched, qr_request *request);

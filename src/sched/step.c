@@ -1,5 +1,7 @@
-/* step: schedule() and commit_step(). The order and the properties are in scheduler.h. */
+/* step: schedule() and commit_step(); the policy vllm, whose order and properties are in scheduler.h, and what the
+ * other policies have in common with it. */
 #include <assert.h>
+#include <string.h>
 
 #include "sched/scheduler_internal.h"
 
@@ -116,7 +118,8 @@ static void preempt(qr_sched *sched, qr_request *request)
 
 /* Every active sequence of the group gets tokens, at the expense of later groups if need be.
  *   num_active_after   sequences that follow, one token of the budget is kept for each; fewer after preemptions
- *   returns            false: the group was the last itself and was preempted; it has no entries */
+ *   returns            false: the group was the last itself (or outlived its region) and was preempted; it has no
+ *                      entries */
 static bool schedule_running(qr_sched *sched, qr_request *request, int *num_active_after)
 {
     const int first_entry = sched->num_entries, first_copy = sched->num_copies;
@@ -133,12 +136,14 @@ static bool schedule_running(qr_sched *sched, qr_request *request, int *num_acti
         const int32_t num_new = cap_chunk(sched, min_i32(missing, budget - num_active_here - *num_active_after));
         assert(num_new >= 1);
         while (!append_slots(sched, seq, num_new)) {
-            qr_request *victim = sched->running[sched->num_running - 1];
+            /* a sequence that outlives its region needs a larger one: taking others' does not help it */
+            qr_request *victim = sched->buddy ? request : sched->running[sched->num_running - 1];
             if (victim == request)
                 withdraw_entries(sched, first_entry, first_copy);
             else
                 *num_active_after -= num_active(victim);
             preempt(sched, victim);
+            if (sched->buddy) request->expected_output_tokens = request->max_output_tokens;
             if (victim == request) return false;
         }
         push_entry(sched, seq, num_new);
@@ -146,14 +151,14 @@ static bool schedule_running(qr_sched *sched, qr_request *request, int *num_acti
     return true;
 }
 
-static void schedule_all_running(qr_sched *sched)
+void qr_sched_run_all(qr_sched *sched)
 {
     int num_active_after = 0;
     for (int i = 0; i < sched->num_running; i++) num_active_after += num_active(sched->running[i]);
     for (int i = 0; i < sched->num_running; i++) {
         qr_request *request = sched->running[i];
         num_active_after -= num_active(request);
-        if (!schedule_running(sched, request, &num_active_after)) break;
+        if (!schedule_running(sched, request, &num_active_after)) i--; /* the next one has moved here, if any */
     }
 }
 
@@ -239,10 +244,8 @@ static void count_prefix(qr_sched *sched, qr_request *request, int32_t num_cache
     sched->store_hits += (uint64_t)num_loaded;
 }
 
-/* Start the group at the top of the waiting queue: its leading sequence computes what the budget allows.
- *   promised   free blocks that it must leave
- *   returns    false: it does not fit now; nothing has changed */
-static bool admit(qr_sched *sched, qr_request *request, int64_t promised)
+/* Its leading sequence computes what the budget allows. */
+bool qr_sched_admit(qr_sched *sched, qr_request *request, int64_t promised)
 {
     if (request->num_swapped_blocks > 0) return admit_swapped(sched, request, promised);
     qr_block_pool *pool = sched->pool;
@@ -257,12 +260,12 @@ static bool admit(qr_sched *sched, qr_request *request, int64_t promised)
     if (!request->no_prefix_read)
         qr_block_table_adopt_prefix(&lead->table, pool, qr_seq_tokens(lead), target - 1, request->extra_key);
     const int32_t wanted = qr_request_blocks_wanted(request, sched->options.block_size) - lead->table.num_blocks;
-    const bool has_blocks = wanted + promised <= qr_block_pool_num_free(pool);
-    if (!has_blocks) request->blocks_to_admit = wanted + (num_free - qr_block_pool_num_free(pool));
-    const bool is_loaded = has_blocks && load_prefix(sched, request, lead, target - 1);
+    bool fits = sched->buddy || wanted + promised <= qr_block_pool_num_free(pool);
+    if (!fits) request->blocks_to_admit = wanted + (num_free - qr_block_pool_num_free(pool));
+    fits = fits && load_prefix(sched, request, lead, target - 1);
     const int32_t num_cached = lead->table.num_tokens, missing = target - num_cached;
-    const bool has_budget = sched->options.enable_chunked_prefill || missing <= budget;
-    if (!is_loaded || !has_budget) {
+    fits = fits && (sched->options.enable_chunked_prefill || missing <= budget);
+    if (!fits || (sched->buddy && !qr_sched_take_regions(sched, request))) {
         for (int i = request->n - 1; i >= 0; i--)
             if (!qr_request_status_finished(request->seqs[i].status)) qr_sched_release_seq(sched, &request->seqs[i]);
         return false;
@@ -283,17 +286,30 @@ static bool admit(qr_sched *sched, qr_request *request, int64_t promised)
     return true;
 }
 
-/* promised: free blocks that running groups still need; returns the same with the admitted ones. */
-static int64_t admit_waiting(qr_sched *sched, int64_t promised)
+qr_request *qr_sched_next_waiting(const qr_sched *sched)
 {
-    const qr_sched_options *o = &sched->options;
-    while (sched->num_tokens < o->max_num_batched_tokens) {
-        qr_request *request = qr_waiting_queue_top(&sched->waiting);
-        if (!request || sched->num_running_seqs + request->num_unfinished > o->max_num_seqs) break;
-        if (!admit(sched, request, promised + headroom_blocks(sched))) break;
+    qr_request *request = qr_waiting_queue_top(&sched->waiting);
+    const bool seated = request && sched->num_running_seqs + request->num_unfinished <= sched->options.max_num_seqs;
+    return seated ? request : NULL;
+}
+
+/* Free blocks that running groups still need. */
+static int64_t all_blocks_promised(const qr_sched *sched)
+{
+    int64_t promised = 0;
+    for (int i = 0; i < sched->num_running; i++) promised += blocks_promised(sched, sched->running[i]);
+    return promised;
+}
+
+static void admit_waiting(qr_sched *sched)
+{
+    qr_request *request = qr_sched_next_waiting(sched);
+    int64_t promised = request ? all_blocks_promised(sched) : 0;
+    for (; request && sched->num_tokens < sched->options.max_num_batched_tokens;
+         request = qr_sched_next_waiting(sched)) {
+        if (!qr_sched_admit(sched, request, promised + headroom_blocks(sched))) break;
         promised += blocks_promised(sched, request);
     }
-    return promised;
 }
 
 /* ---- drafts ------------------------------------------------------------------------------------ */
@@ -308,11 +324,13 @@ static int32_t drafts_granted(const qr_sched *sched, const qr_sched_entry *entry
     return num;
 }
 
-static void add_drafts(qr_sched *sched, int64_t promised)
+static void add_drafts(qr_sched *sched)
 {
+    int64_t promised = -1; /* not counted yet */
     for (int i = 0; i < sched->num_entries; i++) {
         qr_sched_entry *entry = &sched->entries[i];
         if (!entry->samples || entry->seq->num_draft_tokens == 0) continue;
+        if (promised < 0) promised = sched->buddy ? 0 : all_blocks_promised(sched);
         const int64_t num_spare = qr_block_pool_num_free(sched->pool) - promised;
         const int32_t num = sched->num_preempted > 0 ? 0 : drafts_granted(sched, entry, num_spare);
         entry->num_draft_tokens = entry->seq->num_draft_tokens = num;
@@ -326,19 +344,28 @@ static void add_drafts(qr_sched *sched, int64_t promised)
     }
 }
 
+static void schedule_vllm(qr_sched *sched)
+{
+    qr_sched_run_all(sched);
+    if (sched->num_preempted == 0) admit_waiting(sched);
+}
+
+const qr_policy qr_policy_vllm = {.schedule = schedule_vllm};
+
 /* ---- the step ---------------------------------------------------------------------------------- */
 
 void qr_sched_schedule(qr_sched *sched, qr_sched_step *out)
 {
     assert(!sched->in_step);
-    sched->num_entries = sched->num_copies = sched->num_preempted = 0;
+    sched->num_entries = sched->num_preempted = 0;
     sched->num_swap_outs = sched->num_swap_ins = 0;
     sched->num_tokens = sched->num_loads = 0;
-    schedule_all_running(sched);
-    int64_t promised = 0;
-    for (int i = 0; i < sched->num_running; i++) promised += blocks_promised(sched, sched->running[i]);
-    if (sched->num_preempted == 0) promised = admit_waiting(sched, promised);
-    add_drafts(sched, promised);
+    sched->num_copies = sched->num_fork_copies;
+    if (sched->num_fork_copies > 0)
+        memcpy(sched->copies, sched->fork_copies, (size_t)sched->num_fork_copies * sizeof *sched->copies);
+    sched->num_fork_copies = 0;
+    sched->policy->schedule(sched);
+    add_drafts(sched);
     sched->in_step = true;
     *out = (qr_sched_step){
         .entries = sched->entries,
@@ -361,24 +388,11 @@ static void fork_group(qr_sched *sched, qr_request *request, const qr_seq *lead)
     for (int i = 0; i < request->n; i++) {
         qr_seq *seq = &request->seqs[i];
         if (seq == lead || !qr_seq_is_live(seq)) continue;
-        qr_block_table_fork(&lead->table, &seq->table, sched->pool);
+        qr_sched_fork_table(sched, lead, seq);
         seq->num_computed_tokens = lead->num_computed_tokens;
         seq->status = QR_RUNNING;
     }
     request->forked = true;
-}
-
-/* How well blocks in use are used, after a step. */
-static void observe_blocks(qr_sched *sched)
-{
-    const int64_t num_used = qr_block_pool_num_blocks(sched->pool) - qr_block_pool_num_free(sched->pool);
-    int64_t num_in_tables = 0;
-    for (int i = 0; i < sched->num_running; i++)
-        for (int s = 0; s < sched->running[i]->n; s++) num_in_tables += sched->running[i]->seqs[s].table.num_blocks;
-    sched->live_fraction_sum +=
-        (double)qr_block_pool_num_live_slots(sched->pool) / (double)(num_used * sched->options.block_size);
-    sched->saved_fraction_sum += (double)(num_in_tables - num_used) / (double)num_in_tables;
-    sched->num_steps++;
 }
 
 void qr_sched_commit_step(qr_sched *sched)
@@ -394,5 +408,5 @@ void qr_sched_commit_step(qr_sched *sched)
                               entry->request->extra_key);
         if (entry->forks) fork_group(sched, entry->request, seq);
     }
-    observe_blocks(sched);
+    qr_sched_observe_memory(sched);
 }
