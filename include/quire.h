@@ -204,7 +204,8 @@ typedef struct quire_stats {
     uint64_t num_swapped_groups; /* preemptions that moved the group to swap space */
     uint64_t prompt_tokens, generation_tokens;
     uint64_t finished_stop, finished_length, finished_abort, finished_error;
-    double live_slot_fraction; /* live tokens / slots of allocated blocks, mean over all steps so far; 0 before one */
+    double live_slot_fraction;   /* live tokens / slots of allocated blocks, mean over all steps so far; 0 before one */
+    double saved_block_fraction; /* blocks saved by sharing / blocks without sharing, mean over all steps so far */
     double step_seconds, forward_seconds; /* engine time since start, and the model's part of it */
     quire_histogram time_to_first_token_seconds, inter_token_latency_seconds, e2e_request_latency_seconds,
         request_queue_time_seconds, request_prompt_tokens, request_generation_tokens, iteration_tokens;

@@ -11,11 +11,16 @@ static atomic_int min_level = QR_LOG_WARN;
 
 void qr_log_set_level(qr_log_level level) { atomic_store(&min_level, (int)level); }
 
+bool qr_log_enabled(qr_log_level level)
+{
+    return level < QR_LOG_OFF && (int)level >= atomic_load_explicit(&min_level, memory_order_relaxed);
+}
+
 void qr_log(qr_log_level level, const char *fmt, ...)
 {
     static const char *const names[] = {"DEBUG", "INFO", "WARN", "ERROR"};
     static const char *const colours[] = {"\033[2m", "\033[32m", "\033[33m", "\033[31m"};
-    if (level >= QR_LOG_OFF || (int)level < atomic_load_explicit(&min_level, memory_order_relaxed)) return;
+    if (!qr_log_enabled(level)) return;
 
     char line[2048];
     struct timespec now;

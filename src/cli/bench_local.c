@@ -1,4 +1,4 @@
-/* quire bench throughput, quire bench latency: the engine in this process, no HTTP. */
+/* quire bench throughput, latency, sharing: the engine in this process, no HTTP. */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 #include <string.h>
@@ -22,10 +22,10 @@ typedef struct tally {
 static void on_output(void *user, const quire_output *output)
 {
     tally *t = user;
-    if (!output->request_finished) return;
+    if (output->finish_reason == QUIRE_FINISH_NONE) return;
     pthread_mutex_lock(&t->lock);
-    t->num_finished++;
-    t->prompt_tokens += output->num_prompt_tokens;
+    t->num_finished += output->request_finished;
+    t->prompt_tokens += output->request_finished ? output->num_prompt_tokens : 0;
     t->output_tokens += output->num_output_tokens;
     if (output->finish_reason == QUIRE_FINISH_ERROR && !t->failed) {
         t->failed = true;
@@ -44,7 +44,8 @@ static void draw(qr_cli_progress *progress, int done, int total, int64_t tokens)
     qr_cli_progress_draw(progress, (double)done / total, detail);
 }
 
-static quire_status submit(quire_engine *engine, const qr_bench_prompt *prompt, tally *t, quire_error *error)
+static quire_status submit(quire_engine *engine, const qr_bench_prompt *prompt, const quire_sampling_params *sampling,
+                           tally *t, quire_error *error)
 {
     quire_request *request;
     quire_request_options options;
@@ -53,9 +54,8 @@ static quire_status submit(quire_engine *engine, const qr_bench_prompt *prompt, 
     options.prompt_bytes = prompt->text ? strlen(prompt->text) : 0;
     options.prompt_token_ids = prompt->ids;
     options.num_prompt_tokens = prompt->ids ? (size_t)prompt->num_ids : 0;
+    options.sampling = *sampling;
     options.sampling.max_tokens = prompt->output_len;
-    options.sampling.temperature = 1;
-    options.sampling.ignore_eos = true;
     options.on_output = on_output;
     options.user = t;
     quire_status status;
@@ -65,9 +65,18 @@ static quire_status submit(quire_engine *engine, const qr_bench_prompt *prompt, 
     return status;
 }
 
+/* One answer of its full length. */
+static quire_sampling_params plain_sampling(void)
+{
+    quire_sampling_params sampling;
+    quire_sampling_params_init(&sampling);
+    sampling.ignore_eos = true;
+    return sampling;
+}
+
 /* Run all prompts of the workload; *out_seconds from the first submission to the last token. */
-static int run_workload(quire_engine *engine, const qr_bench_workload *workload, tally *t, qr_cli_progress *progress,
-                        double *out_seconds)
+static int run_workload(quire_engine *engine, const qr_bench_workload *workload, const quire_sampling_params *sampling,
+                        tally *t, qr_cli_progress *progress, double *out_seconds)
 {
     quire_error error;
     quire_status status = QUIRE_OK;
@@ -75,7 +84,7 @@ static int run_workload(quire_engine *engine, const qr_bench_workload *workload,
     t->num_finished = 0;
     int64_t start = qr_clock_us();
     for (int i = 0; status == QUIRE_OK && i < workload->count; i++) {
-        status = submit(engine, &workload->prompts[i], t, &error);
+        status = submit(engine, &workload->prompts[i], sampling, t, &error);
         num_submitted += status == QUIRE_OK;
     }
     pthread_mutex_lock(&t->lock);
@@ -143,7 +152,8 @@ int qr_cli_run_bench_throughput(qr_cli_args *args)
     }
     qr_cli_describe(model, engine);
     qr_cli_progress_start(&progress, "running", 0);
-    exit_status = run_workload(engine, &workload, &t, &progress, &seconds);
+    const quire_sampling_params sampling = plain_sampling();
+    exit_status = run_workload(engine, &workload, &sampling, &t, &progress, &seconds);
     qr_cli_progress_end(&progress);
     if (exit_status == QR_CLI_OK) exit_status = report_throughput(args, engine, &workload, &t, seconds);
 done:
@@ -178,6 +188,7 @@ static int report_latency(const qr_cli_args *args, double *latencies, size_t cou
 static int measure_latency(const qr_cli_args *args, quire_engine *engine, double *latencies)
 {
     const qr_cli_bench_args *bench = &args->bench;
+    const quire_sampling_params sampling = plain_sampling();
     int total = bench->num_iters_warmup + bench->num_iters, exit_status = QR_CLI_OK;
     tally t = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
     qr_cli_progress progress;
@@ -190,7 +201,7 @@ static int measure_latency(const qr_cli_args *args, quire_engine *engine, double
         quire_status status = qr_bench_random_prompts(bench->batch_size, bench->input_len, bench->output_len,
                                                       bench->seed + (uint64_t)i * 0x9E37u, &workload, &error);
         if (status != QUIRE_OK) return qr_cli_fail("%s", error.message);
-        exit_status = run_workload(engine, &workload, &t, NULL, &seconds);
+        exit_status = run_workload(engine, &workload, &sampling, &t, NULL, &seconds);
         qr_bench_workload_deinit(&workload);
         if (i >= bench->num_iters_warmup) latencies[i - bench->num_iters_warmup] = seconds;
         draw(&progress, i + 1, total, t.prompt_tokens + t.output_tokens);
@@ -219,5 +230,80 @@ int qr_cli_run_bench_latency(qr_cli_args *args)
     quire_engine_destroy(engine);
     quire_model_close(model);
     qr_free(latencies);
+    return exit_status;
+}
+
+/* ---- sharing ---------------------------------------------------------------------------------- */
+
+/* One run: n sequences, or beams, for each prompt of the workload. */
+static int measure_sharing(const qr_cli_args *args, quire_engine *engine, const qr_bench_workload *workload, int n,
+                           bool beams, json_t *runs)
+{
+    tally t = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    quire_sampling_params sampling = plain_sampling();
+    sampling.ignore_eos = args->bench.ignore_eos;
+    sampling.n = n;
+    sampling.use_beam_search = beams;
+    qr_cli_progress progress;
+    double seconds;
+    qr_cli_progress_start(&progress, beams ? "beam search" : "sampling", 0);
+    int exit_status = run_workload(engine, workload, &sampling, &t, &progress, &seconds);
+    qr_cli_progress_end(&progress);
+    if (exit_status != QR_CLI_OK) return exit_status;
+    quire_stats stats;
+    quire_engine_get_stats(engine, &stats);
+    if (!args->json)
+        printf("%-12s %3d  %10.2f %%  %9llu  %13lld\n", beams ? "beam width" : "n", n, stats.saved_block_fraction * 100,
+               (unsigned long long)stats.num_steps, (long long)t.output_tokens);
+    json_t *run =
+        json_pack("{s:s, s:i, s:f, s:I, s:I, s:I, s:I, s:f}", "method", beams ? "beam search" : "parallel sampling",
+                  "n", n, "saved_block_fraction", stats.saved_block_fraction, "num_steps", (json_int_t)stats.num_steps,
+                  "total_input_tokens", (json_int_t)t.prompt_tokens, "total_output_tokens", (json_int_t)t.output_tokens,
+                  "num_preemptions", (json_int_t)stats.num_preemptions, "elapsed_time", seconds);
+    if (!run || json_array_append_new(runs, run) != 0) return qr_cli_fail("out of memory");
+    return qr_cli_flush();
+}
+
+/* A run for each number of `list`, each in an engine of its own: its figures are means since the start. */
+static int measure_sharing_of(qr_cli_args *args, quire_model *model, const qr_bench_workload *workload,
+                              const char *list, bool beams, json_t *runs)
+{
+    quire_error error;
+    int32_t *numbers;
+    size_t count;
+    if (qr_cli_parse_ids(list, &numbers, &count, &error) != QUIRE_OK)
+        return qr_cli_usage_error("bench sharing", "--%s '%s': write 2,4,6", beams ? "beam-width" : "n", list);
+    int exit_status = QR_CLI_OK;
+    for (size_t i = 0; exit_status == QR_CLI_OK && i < count; i++) {
+        quire_engine *engine = NULL;
+        exit_status = qr_cli_create_engine(args, model, &engine);
+        if (exit_status == QR_CLI_OK) exit_status = measure_sharing(args, engine, workload, numbers[i], beams, runs);
+        quire_engine_destroy(engine);
+    }
+    qr_free(numbers);
+    return exit_status;
+}
+
+int qr_cli_run_bench_sharing(qr_cli_args *args)
+{
+    quire_error error;
+    quire_model *model = NULL;
+    qr_bench_workload workload = {0};
+    if (qr_bench_workload_init(&args->bench, args->engine.max_model_len, &workload, &error) != QUIRE_OK)
+        return qr_cli_fail("%s", error.message);
+    json_t *runs = json_array();
+    int exit_status = runs ? qr_cli_open_model(args, false, &model) : qr_cli_fail("out of memory");
+    if (exit_status == QR_CLI_OK && !args->json)
+        printf("%d prompts      blocks saved      steps  output tokens\n", workload.count);
+    if (exit_status == QR_CLI_OK)
+        exit_status = measure_sharing_of(args, model, &workload, args->bench.n_list, false, runs);
+    if (exit_status == QR_CLI_OK)
+        exit_status = measure_sharing_of(args, model, &workload, args->bench.beam_width_list, true, runs);
+    if (exit_status == QR_CLI_OK)
+        exit_status = qr_bench_emit(runs, args->json, args->bench.output_json);
+    else
+        json_decref(runs);
+    quire_model_close(model);
+    qr_bench_workload_deinit(&workload);
     return exit_status;
 }

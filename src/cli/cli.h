@@ -28,6 +28,7 @@ typedef struct qr_cli_bench_args {
     bool ignore_eos, save_result, save_detailed;
     const char *dataset_name, *dataset_path, *base_url, *endpoint, *model, *metric_percentiles;
     const char *result_dir, *result_filename, *output_json;
+    const char *n_list, *beam_width_list; /* "2,4,6" */
 } qr_cli_bench_args;
 
 /* Every option of every command; a command's option groups say which of them it takes. */
@@ -148,6 +149,7 @@ int qr_cli_run_inspect(qr_cli_args *args);
 int qr_cli_run_pull(qr_cli_args *args);
 int qr_cli_run_bench_throughput(qr_cli_args *args);
 int qr_cli_run_bench_latency(qr_cli_args *args);
+int qr_cli_run_bench_sharing(qr_cli_args *args);
 int qr_cli_run_bench_serve(qr_cli_args *args);
 
 #endif

@@ -551,6 +551,12 @@ static const qr_option_group *const pull_groups[] = {&pull_group, &general, NULL
          .help = "random lengths lie within this fraction below and above"},                                          \
         BENCH_SEED
 
+#define IGNORE_EOS_OPTION                                                             \
+    {                                                                                 \
+        .name = "ignore-eos", .kind = QR_OPTION_FLAG, .offset = AT(bench.ignore_eos), \
+        .help = "answers run to their full length"                                    \
+    }
+
 static const qr_option throughput_options[] = {
     DATASET_OPTIONS,
     JSON_OPTION("print elapsed_time, num_requests, total_num_tokens, requests_per_second, tokens_per_second"),
@@ -575,6 +581,19 @@ static const qr_option latency_options[] = {
 static const qr_option_group latency_group = {"Workload", latency_options};
 static const qr_option_group *const latency_groups[] = {&latency_group, &model_group, &memory,
                                                         &scheduler,     &general,     NULL};
+
+static const qr_option sharing_options[] = {
+    BENCH_TEXT("n", n_list, "LIST", "sequences of a request, one run for each"),
+    BENCH_TEXT("beam-width", beam_width_list, "LIST", "beams of a request, one run for each"),
+    DATASET_OPTIONS,
+    IGNORE_EOS_OPTION,
+    JSON_OPTION("print an array of the runs: saved_block_fraction, num_steps, total_output_tokens, num_preemptions"),
+    BENCH_TEXT("output-json", output_json, "F", "also write the JSON to this file"),
+    {0},
+};
+static const qr_option_group sharing_group = {"Workload", sharing_options};
+static const qr_option_group *const sharing_groups[] = {&sharing_group, &model_group, &memory, &scheduler,
+                                                        &logging,       &general,     NULL};
 
 static const qr_option bench_serve_options[] = {
     BENCH_TEXT("base-url", base_url, "URL", "the server; in place of --host and --port"),
@@ -629,10 +648,7 @@ static const qr_option bench_load_options[] = {
      .metavar = "X",
      .max = 100,
      .help = "of the requests"},
-    {.name = "ignore-eos",
-     .kind = QR_OPTION_FLAG,
-     .offset = AT(bench.ignore_eos),
-     .help = "answers run to their full length"},
+    IGNORE_EOS_OPTION,
     {0},
 };
 static const qr_option_group bench_load_group = {"Workload", bench_load_options};
@@ -674,6 +690,14 @@ static void chat_defaults(qr_cli_args *args)
 }
 
 static void throughput_defaults(qr_cli_args *args) { args->bench.num_prompts = 100; }
+
+static void sharing_defaults(qr_cli_args *args)
+{
+    args->bench.num_prompts = 100;
+    args->bench.dataset_name = "custom";
+    args->bench.n_list = args->bench.beam_width_list = "2,4,6";
+    args->engine.enable_prefix_caching = false; /* what requests share with each other does not count */
+}
 
 void qr_cli_default_args(const qr_cli_command *command, qr_cli_args *args)
 {
@@ -773,6 +797,12 @@ const qr_cli_command qr_cli_commands[] = {
      "Run the same batch again and again and report its latency, as `vllm bench latency` does.",
      "quire bench latency model.gguf --batch-size 1 --input-len 32 --output-len 128 --num-iters 10", latency_groups, 1,
      qr_cli_run_bench_latency, NULL},
+    {"bench sharing", "MODEL", "how much memory shared blocks save, offline",
+     "Run all prompts at once, offline, with several sequences or beams for each, and report how many KV blocks were "
+     "saved by sharing: (blocks without sharing - blocks) / blocks without sharing, averaged over steps, as in figure "
+     "15 of the PagedAttention paper. Prefix caching is off unless asked for.",
+     "quire bench sharing model.gguf --dataset-path prompts.jsonl --n 2,4,6 --beam-width 2,4,6", sharing_groups, 1,
+     qr_cli_run_bench_sharing, sharing_defaults},
     {"bench serve", "", "load a running server and measure it",
      "Send requests to a running server (quire, vLLM, or any with OpenAI's completions API) and report throughput, "
      "time to first token (TTFT), time per output token (TPOT), inter-token latency (ITL) and end-to-end latency "

@@ -1,4 +1,7 @@
 /* beam_step: a step of a beam search: its choices carried out on the sequences of the group. */
+#include <stdio.h>
+
+#include "base/log.h"
 #include "engine/engine.h"
 
 static bool ends_sequence(const void *ctx, int32_t token)
@@ -50,6 +53,16 @@ static void rearrange(quire_engine *e, quire_request *r)
     b->next_seq_idx = swap;
 }
 
+/* Which beams go on, for statistics: tools/beam-statistics.py reads it. */
+static void log_parents(const quire_request *r)
+{
+    char text[8 * QR_MAX_LOGPROBS];
+    int len = 0;
+    for (int i = 0; i < r->beams->width; i++)
+        len += snprintf(text + len, sizeof text - (size_t)len, " %d", r->beams->parents[i]);
+    qr_log(QR_LOG_DEBUG, "beam search %llu: parents%s", (unsigned long long)r->sched_request->arrival, text);
+}
+
 static void finish(quire_engine *e, quire_request *r)
 {
     qr_request_deliver_beams(r);
@@ -77,6 +90,7 @@ void qr_engine_take_beam(quire_engine *e, int job_idx)
     /* after the first step every sequence of the group is a fork of the prompt: beam i runs on sequence i */
     for (int i = 0; first && i < b->width; i++) b->seq_idx[i] = i;
     if (!first) rearrange(e, r);
+    if (!first && qr_log_enabled(QR_LOG_DEBUG)) log_parents(r);
     for (int i = 0; i < b->width; i++)
         qr_sched_append_token(e->sched, &r->sched_request->seqs[b->seq_idx[i]], b->tokens[i]);
 }

@@ -190,6 +190,7 @@ static void observe_step(quire_engine *e, const qr_sched_step *step, int64_t sta
     s->num_preemptions = now.num_preemptions;
     s->num_swapped_groups = now.num_swapped_groups;
     s->live_slot_fraction = now.live_slot_fraction;
+    s->saved_block_fraction = now.saved_block_fraction;
     s->prefix_cache_queries = now.prefix_queries;
     s->prefix_cache_hits = now.prefix_hits;
     qr_histogram_observe(&s->iteration_tokens, step->num_tokens);

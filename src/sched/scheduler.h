@@ -240,7 +240,7 @@ typedef struct qr_sched_stats {
     qr_slot_counts slots;             /* after the last step */
     qr_slot_fractions slot_fractions; /* mean over steps, each counted after it is computed; 0 before */
     double mean_running;              /* admitted requests, mean over steps */
-    double saved_block_fraction;      /* blocks that tables share with others / blocks of all tables, at commit, mean */
+    double saved_block_fraction;      /* blocks saved by sharing / blocks of all tables, at commit, mean over steps */
     uint64_t num_swapped_groups;      /* preemptions that moved the group to swap space */
     uint64_t num_steps, num_preemptions;  /* steps with at least one entry */
     uint64_t prefix_queries, prefix_hits; /* tokens, counted when a request is first admitted */

@@ -129,6 +129,8 @@ static void emit_own(page *p, const qr_server *server, const quire_stats *s)
     gauge(p, "quire:num_seqs_running", "Sequences in model execution batches.", s->num_seqs_running);
     gauge(p, "quire:live_slot_fraction", "Live tokens / slots of allocated KV blocks, mean over all steps.",
           s->live_slot_fraction);
+    gauge(p, "quire:saved_block_fraction", "KV blocks saved by sharing / blocks without sharing, mean over all steps.",
+          s->saved_block_fraction);
     counter(p, "quire:num_steps_total", "Engine steps.", s->num_steps);
     gauge(p, "quire:http_calls", "HTTP calls in progress.", server->num_calls);
     head(p, "process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");

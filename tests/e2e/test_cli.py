@@ -8,6 +8,7 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -15,7 +16,7 @@ import urllib.request
 from harness import GOLDEN, MODEL, QUIRE, ROOT, Server, Skip, main, need_model, quire, test
 
 COMMANDS = ["serve", "chat", "generate", "tokenize", "detokenize", "render", "logits", "inspect", "pull",
-            "bench throughput", "bench latency", "bench serve"]
+            "bench throughput", "bench latency", "bench sharing", "bench serve"]
 TINY = GOLDEN / "tiny" / "llama"
 SMALL_CACHE = ["--kv-cache-memory-bytes", "64MiB", "--threads", "1"]
 folder = pathlib.Path(tempfile.mkdtemp(prefix="quire-test-cli-"))
@@ -541,6 +542,32 @@ def bench_offline_reports_vllms_fields():
                               "--num-iters", 3, "--num-iters-warmup", 1, "--json").stdout)
     assert len(result["latencies"]) == 3 and result["avg_latency"] > 0
     assert set(result["percentiles"]) == {"10", "25", "50", "75", "90", "99"}
+
+
+@test
+def bench_sharing_counts_saved_blocks():
+    need_model()
+    # 2 blocks of prompt for both sequences: 2 of 4 saved in the first step, then 2 of 6 in 16 steps
+    run, = json.loads(quire("bench", "sharing", MODEL, *SMALL_CACHE, "--dataset-name", "random", "--num-prompts", 1,
+                            "--random-input-len", 32, "--random-output-len", 17, "--n", 2, "--beam-width", "",
+                            "--ignore-eos", "--json").stdout)
+    assert run["num_steps"] == 17 and run["total_output_tokens"] == 34 and run["method"] == "parallel sampling", run
+    assert abs(run["saved_block_fraction"] - (2 / 4 + 16 * 2 / 6) / 17) < 1e-9, run
+    done = quire("bench", "sharing", MODEL, *SMALL_CACHE, "--dataset-path", GOLDEN / "sharing" / "instructions.jsonl",
+                 "--num-prompts", 2, "--n", "1", "--beam-width", "2,4", "--output-json", folder / "sharing.json",
+                 "--log-level", "debug")
+    one, two, four = json.loads((folder / "sharing.json").read_text())
+    assert one["saved_block_fraction"] == 0 < two["saved_block_fraction"] < four["saved_block_fraction"] < 1
+    assert f"{100 * four['saved_block_fraction']:.2f} %" in done.stdout.decode()
+    # the log that tools/beam-statistics.py reads
+    log = folder / "beams.log"
+    log.write_bytes(done.stderr)
+    subprocess.run([sys.executable, ROOT / "tools" / "beam-statistics.py", log, folder], check=True, timeout=60)
+    statistics = json.loads((folder / "beam_statistics.json").read_text())
+    assert set(statistics) == {"2", "4"} and statistics["4"]["num_searches"] == 2
+    assert abs(sum(statistics["4"]["children_of_beam"]) - 4) < 0.01
+    assert len((folder / "beam_parents.csv").read_text().splitlines()) == 1 + 4
+    fails(2, "bench", "sharing", MODEL, *SMALL_CACHE, "--dataset-name", "random", "--n", "two")
 
 
 # ---- the example
