@@ -1,5 +1,6 @@
 /* attention: rotation, KV cache and paged attention of every instruction set, against double precision, and the
- * same bits for every block size, chunking, batch, thread count and for garbage in unused slots. */
+ * same bits for every block size, chunking, batch, thread count, for requests whose tables begin alike, and for garbage
+ * in unused slots. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,6 +13,7 @@
 #include <cmocka.h>
 
 #include "backend/backend.h"
+#include "backend/prefixes.h"
 
 enum { NUM_SETS = 4, MAX_REQS = 4, MAX_POSITION = 2048, NUM_LAYERS = 2 };
 static const char *const set_names[NUM_SETS] = {"ref", "avx2", "avx512", "neon"};
@@ -316,6 +318,191 @@ static void attention_is_right_in_every_way(void **state)
     }
 }
 
+/* ---- requests whose block tables begin alike */
+
+enum { MAX_ALIKE = 70, MAX_CONTEXT = 1500, MAX_ROW_BLOCKS = MAX_CONTEXT / 8 + 2, MAX_ALIKE_TOKENS = 1024 };
+
+/* Requests of one step over a cache full of random K and V; block 0 is garbage that nobody may use. */
+typedef struct alike {
+    int num_heads, num_kv_heads, head_size, window, block_size, num_blocks, num_reqs, num_tokens;
+    qr_dtype dtype;
+    int32_t start[MAX_ALIKE + 1], lens[MAX_ALIKE], table[MAX_ALIKE * MAX_ROW_BLOCKS];
+    int32_t order[MAX_ALIKE], blocks[MAX_ALIKE];
+    float *q;
+} alike;
+
+static int len_in_blocks(const alike *a, int req) { return (a->lens[req] + a->block_size - 1) / a->block_size; }
+
+/* The first blocks of an earlier request, or none, then its own. */
+static void grow_table(alike *a, int req, int shared)
+{
+    int from = req ? random_int(0, req - 1) : 0, num = len_in_blocks(a, req);
+    if (req == 0) shared = 0;
+    if (shared > len_in_blocks(a, from)) shared = len_in_blocks(a, from);
+    for (int b = 0; b < num; b++)
+        a->table[req * MAX_ROW_BLOCKS + b] = b < shared ? a->table[from * MAX_ROW_BLOCKS + b] : a->num_blocks++;
+}
+
+static alike random_alike(int trial)
+{
+    static const int sizes[] = {64, 20, 80};
+    alike a = {.num_kv_heads = random_int(1, 3),
+               .head_size = sizes[trial % 3],
+               .window = trial % 4 == 3 ? random_int(1, 700) : 0,
+               .block_size = 8 << trial % 5,
+               .num_blocks = 1,
+               .num_reqs = trial % 6 == 0 ? random_int(1, MAX_ALIKE) : random_int(1, 24),
+               .dtype = trial % 2 ? QR_F32 : QR_F16};
+    a.num_heads = a.num_kv_heads * random_int(1, 4);
+    int longest = trial % 4 ? random_int(130, 500) : MAX_CONTEXT, common = random_int(0, longest);
+    if (trial % 2 && common >= 128) common = common / 128 * 128 - a.block_size; /* a block short of a tile */
+    for (int i = 0; i < a.num_reqs; i++) {
+        /* most share the same beginning, some more than that, some nothing */
+        int kind = random_int(0, 9), shared = kind < 6 ? common : kind < 8 ? random_int(0, longest) : 0;
+        a.lens[i] = kind == 5 ? random_int(1, longest) : random_int(common > 1 ? common : 1, longest);
+        int tokens = random_int(0, 5) ? 1 : random_int(1, 24);
+        if (tokens > a.lens[i]) tokens = a.lens[i];
+        if (a.num_tokens + tokens > MAX_ALIKE_TOKENS) tokens = 1;
+        a.start[i + 1] = a.num_tokens += tokens;
+        grow_table(&a, i, shared / a.block_size);
+    }
+    for (int i = 0; i < a.num_reqs; i++) /* what the window has left behind, and what was never used */
+        for (int b = 0; b < MAX_ROW_BLOCKS; b++) {
+            int first = a.lens[i] - (a.start[i + 1] - a.start[i]) + 1 - a.window;
+            bool gone = a.window && (b + 1) * a.block_size <= first;
+            if (gone || b >= len_in_blocks(&a, i)) a.table[i * MAX_ROW_BLOCKS + b] = random_int(0, 1) - 1;
+        }
+    size_t num = (size_t)(a.num_tokens * a.num_heads * a.head_size);
+    a.q = malloc(num * sizeof *a.q);
+    for (size_t i = 0; i < num; i++) a.q[i] = random_float() * 2;
+    return a;
+}
+
+static qr_batch batch_of(const alike *a)
+{
+    return (qr_batch){.num_tokens = a->num_tokens,
+                      .num_reqs = a->num_reqs,
+                      .max_blocks = MAX_ROW_BLOCKS,
+                      .query_start_loc = a->start,
+                      .seq_lens = a->lens,
+                      .block_table = a->table};
+}
+
+static qr_kv_cache *fill_cache(qr_backend *be, const alike *a)
+{
+    qr_kv_config config = {1, a->num_kv_heads, a->head_size, a->block_size, a->num_blocks, a->dtype};
+    qr_kv_cache *cache;
+    assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, NULL), QUIRE_OK);
+    size_t bytes = be->ops->kv_block_bytes(be, &config), elem = a->dtype == QR_F16 ? 2 : 4;
+    uint8_t *block = malloc(bytes);
+    uint64_t x = 1; /* the same in every cache */
+    for (int b = 0; b < a->num_blocks; b++) {
+        for (size_t i = 0; i < bytes / elem; i++) {
+            x = x * 6364136223846793005u + 1442695040888963407u;
+            float value = (float)(int32_t)(x >> 32) / 2147483648.0f;
+            uint16_t half = qr_f32_to_f16(value);
+            memcpy(block + i * elem, a->dtype == QR_F16 ? (void *)&half : (void *)&value, elem);
+        }
+        if (b == 0) memset(block, 0xFF, bytes);
+        be->ops->kv_write_block(be, cache, b, block);
+    }
+    free(block);
+    return cache;
+}
+
+static bool attend_alike(const alike *a, int set, int threads, bool together, float *out)
+{
+    qr_backend *be;
+    if (qr_cpu_backend_create(set_names[set], threads, &be, NULL) != QUIRE_OK) return false;
+    assert_int_equal(be->ops->reserve(be, MAX_ALIKE_TOKENS + MAX_ALIKE * 24, 2048, MAX_CONTEXT + 128, NULL), QUIRE_OK);
+    qr_kv_cache *cache = fill_cache(be, a);
+    int cols = a->num_heads * a->head_size;
+    qr_attention_args args = {.q = a->q,
+                              .ld_q = cols,
+                              .out = out,
+                              .num_heads = a->num_heads,
+                              .num_kv_heads = a->num_kv_heads,
+                              .head_size = a->head_size,
+                              .scale = 0.3f,
+                              .window = a->window,
+                              .cache = cache};
+    qr_batch batch = batch_of(a);
+    if (together) {
+        batch.prefix_order = a->order;
+        batch.prefix_blocks = a->blocks;
+        be->ops->attention(be, &batch, &args);
+    }
+    for (int i = 0; !together && i < a->num_reqs; i++) {
+        qr_batch one = {.num_tokens = a->start[i + 1] - a->start[i],
+                        .num_reqs = 1,
+                        .max_blocks = MAX_ROW_BLOCKS,
+                        .query_start_loc = (int32_t[]){0, a->start[i + 1] - a->start[i]},
+                        .seq_lens = a->lens + i,
+                        .block_table = a->table + i * MAX_ROW_BLOCKS};
+        args.q = a->q + a->start[i] * cols;
+        args.out = out + a->start[i] * cols;
+        be->ops->attention(be, &one, &args);
+    }
+    be->ops->kv_cache_destroy(be, cache);
+    be->ops->destroy(be);
+    return true;
+}
+
+static int common_blocks(const alike *a, int x, int y)
+{
+    int b = 0;
+    while (b < len_in_blocks(a, x) && b < len_in_blocks(a, y) &&
+           a->table[x * MAX_ROW_BLOCKS + b] == a->table[y * MAX_ROW_BLOCKS + b])
+        b++;
+    return b;
+}
+
+/* Any two requests have as much in common as the least of the neighbours from one to the other. */
+static void assert_prefixes(const alike *a)
+{
+    bool seen[MAX_ALIKE] = {false};
+    for (int i = 0; i < a->num_reqs; i++) {
+        assert_in_range(a->order[i], 0, a->num_reqs - 1);
+        assert_false(seen[a->order[i]]);
+        seen[a->order[i]] = true;
+        for (int j = i + 1, least = INT32_MAX; j < a->num_reqs; j++) {
+            if (a->blocks[j] < least) least = a->blocks[j];
+            assert_int_equal(least, common_blocks(a, a->order[i], a->order[j]));
+        }
+    }
+    assert_int_equal(a->blocks[0], 0);
+}
+
+static void shared_prefixes_change_no_bit(void **state)
+{
+    (void)state;
+    static alike a;
+    for (int trial = 0; trial < 40; trial++) {
+        a = random_alike(trial);
+        qr_batch batch = batch_of(&a);
+        qr_batch_find_prefixes(&batch, a.block_size, a.order, a.blocks);
+        assert_prefixes(&a);
+        int num = a.num_tokens * a.num_heads * a.head_size;
+        float *expected = malloc((size_t)num * sizeof(float)), *out = malloc((size_t)num * sizeof(float));
+        assert_true(attend_alike(&a, best_set(), 1, false, expected));
+        int64_t work = 0;
+        for (int i = 0; i < a.num_reqs; i++)
+            work += (int64_t)(a.start[i + 1] - a.start[i]) * a.lens[i] * a.num_heads * a.head_size;
+        for (int set = 0; set < NUM_SETS; set++) {
+            if (set == 0 && work > 3000000) continue; /* software fma: slow */
+            int threads = random_int(1, 4);
+            memset(out, 0, (size_t)num * sizeof(float));
+            if (!attend_alike(&a, set, threads, true, out)) continue;
+            for (int i = 0; i < num; i++)
+                if (memcmp(&out[i], &expected[i], sizeof(float)) != 0)
+                    fail_msg("trial %d, %s, %d threads, blocks of %d: token %d: %.9g together, %.9g alone", trial,
+                             set_names[set], threads, a.block_size, i / (a.num_heads * a.head_size), (double)out[i],
+                             (double)expected[i]);
+        }
+        free(expected), free(out), free(a.q);
+    }
+}
+
 static void blocks_are_copied_and_moved(void **state)
 {
     (void)state;
@@ -362,6 +549,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attention_is_right_in_every_way),
+        cmocka_unit_test(shared_prefixes_change_no_bit),
         cmocka_unit_test(blocks_are_copied_and_moved),
         cmocka_unit_test(bad_caches_are_refused),
     };

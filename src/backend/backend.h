@@ -39,6 +39,8 @@ typedef struct qr_batch {
     const int32_t *seq_lens;        /* [num_reqs] context length, this step's tokens included */
     const int32_t *block_table;     /* [num_reqs, max_blocks] */
     const int32_t *logits_indices;  /* [num_samples] rows that need logits */
+    const int32_t *prefix_order;  /* [num_reqs] requests, those that begin with the same blocks side by side; or NULL */
+    const int32_t *prefix_blocks; /* [num_reqs] blocks that prefix_order[i] begins with like the one before it */
 } qr_batch;
 
 typedef struct qr_kv_config {
@@ -156,7 +158,8 @@ typedef struct qr_backend_ops {
      *   visible t ascending, from 0.  Tiles are merged in order within segments of 512 positions, segments in order:
      *   merge(A, B): M = max(mA, mB), a = exp(mA - M), b = exp(mB - M), l = fma(lA, a, lB * b), o = fma(oA, a, oB * b);
      *   the first is taken as it is.  out = o * (1 / l).  exp is the backend's own fixed polynomial.
-     *   Positions that no query sees (stale slots, freed window blocks) are never used, whatever they hold. */
+     *   Positions that no query sees (stale slots, freed window blocks) are never used, whatever they hold.
+     *   With prefix_order, requests that begin with the same blocks may read them together: the same bits. */
     void (*attention)(qr_backend *be, const qr_batch *batch, const qr_attention_args *args);
 
     /* out[i, :] = x[rows[i], :] */

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "backend/prefixes.h"
 #include "base/mem.h"
 
 quire_status qr_batch_init(qr_batch_builder *b, int max_tokens, int max_seqs, int max_blocks, quire_error *error)
@@ -18,10 +19,12 @@ quire_status qr_batch_init(qr_batch_builder *b, int max_tokens, int max_seqs, in
     b->query_start_loc = qr_malloc((seqs + 1) * sizeof *b->query_start_loc);
     b->seq_lens = qr_malloc(seqs * sizeof *b->seq_lens);
     b->block_table = qr_malloc(table * sizeof *b->block_table);
+    b->prefix_order = qr_malloc(seqs * sizeof *b->prefix_order);
+    b->prefix_blocks = qr_malloc(seqs * sizeof *b->prefix_blocks);
     if (!b->input_ids || !b->positions || !b->slot_mapping || !b->logits_indices || !b->rows || !b->query_start_loc ||
-        !b->seq_lens || !b->block_table) {
+        !b->seq_lens || !b->block_table || !b->prefix_order || !b->prefix_blocks) {
         qr_batch_deinit(b);
-        return qr_fail_nomem(error, "the batch", tokens * 28 + seqs * 8 + table * 4);
+        return qr_fail_nomem(error, "the batch", tokens * 28 + seqs * 16 + table * 4);
     }
     b->batch = (qr_batch){.max_blocks = max_blocks,
                           .input_ids = b->input_ids,
@@ -30,7 +33,9 @@ quire_status qr_batch_init(qr_batch_builder *b, int max_tokens, int max_seqs, in
                           .query_start_loc = b->query_start_loc,
                           .seq_lens = b->seq_lens,
                           .block_table = b->block_table,
-                          .logits_indices = b->logits_indices};
+                          .logits_indices = b->logits_indices,
+                          .prefix_order = b->prefix_order,
+                          .prefix_blocks = b->prefix_blocks};
     return QUIRE_OK;
 }
 
@@ -44,6 +49,8 @@ void qr_batch_deinit(qr_batch_builder *b)
     qr_free(b->query_start_loc);
     qr_free(b->seq_lens);
     qr_free(b->block_table);
+    qr_free(b->prefix_order);
+    qr_free(b->prefix_blocks);
     memset(b, 0, sizeof *b);
 }
 
@@ -81,4 +88,5 @@ void qr_batch_build(qr_batch_builder *b, const qr_sched_step *step, const qr_blo
     }
     b->batch.num_tokens = row;
     b->batch.num_reqs = step->num_entries;
+    qr_batch_find_prefixes(&b->batch, block_size, b->prefix_order, b->prefix_blocks);
 }

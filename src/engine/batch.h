@@ -1,6 +1,7 @@
 /* batch: one scheduled step as the flat arrays of backend.h, and the list of rows whose logits are needed.
  *
  *   entries of the step  ─► input_ids, positions, slot_mapping, query_start_loc, seq_lens, block_table
+ *                        ├► prefix_order, prefix_blocks: who begins with the same blocks
  *                        └► rows: (flat row, entry, what for): sampling, or the log probability of a prompt token
  *
  * All arrays are reserved at create for the largest step. Threads: engine thread. */
@@ -19,6 +20,7 @@ typedef struct qr_logits_row {
 typedef struct qr_batch_builder {
     qr_batch batch;
     int32_t *input_ids, *positions, *query_start_loc, *seq_lens, *block_table, *logits_indices;
+    int32_t *prefix_order, *prefix_blocks;
     int64_t *slot_mapping;
     qr_logits_row *rows; /* [num_samples] beside batch.logits_indices */
     int max_tokens, max_seqs;

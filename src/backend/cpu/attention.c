@@ -1,9 +1,16 @@
-/* Paged attention: work items of up to 32 (token, head) rows of one request and KV head.
+/* Paged attention: work items of up to 32 (token, head) rows of one KV head, of one request or of several whose block
+ * tables begin alike.
  *
- *   item ─► segments of 512 positions ─► tiles of 128 ─► attend kernel, merged in order (backend.h)
+ *   item ─► segments of 512 positions ─► tiles of 128 ─► runs ─► attend kernel; merged in order (backend.h)
  *
- * With fewer items than keep all threads busy, each segment becomes an item of its own whose part is kept in scratch;
- * a second loop merges the parts in the same order: the same bits. */
+ *   positions    0       128     256     384          A tile's runs are the sequences that have it in the same blocks:
+ *   A  3 rows    |███████|███████|▒▒▒▒▒▒▒|▒▒▒         its K and V are read once for all their rows. Here two runs of 9
+ *   B  3 rows    |       |       |▒▒▒▒▒▒▒|▒           rows, then one of 6 and one of 3, then three of 3.
+ *   C  3 rows    |       |       |░░░░░░░|░░░░
+ *
+ * What a row sees and the order of its additions are its own, so runs change no bit. With fewer items than keep all
+ * threads busy, each segment becomes an item of its own whose part is kept in scratch; a second loop merges the parts
+ * in the same order: the same bits again. */
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -16,137 +23,225 @@ typedef struct attend_job {
     qr_cpu_backend *cpu;
     const qr_batch *batch;
     const qr_attention_args *args;
-    int group;  /* query heads per KV head */
-    bool split; /* an item is one segment */
-    int max_segments;
+    int heads_per_kv;
+    int num_groups, num_items;
+    int max_segments;     /* of the longest context */
     qr_attend_part parts; /* split: [item of rows][segment][row] */
 } attend_job;
 
-/* Rows of one request and KV head. */
+/* The rows of an item. */
 typedef struct row_block {
-    int req, kv_head, first_row, num_rows; /* row = token of the request * group + head of the group */
-    int first_token;                       /* flat row of the request's first token */
-    int first_position;                    /* of that token */
+    int kv_head, num_seqs, num_rows;
+    int begin, end;                    /* positions that some row sees */
+    int req[QR_ATTEND_ROWS];           /* of each sequence: its row of the block table */
+    int shared[QR_ATTEND_ROWS];        /* its first positions that lie in the blocks of the sequence before it */
+    int first_row[QR_ATTEND_ROWS + 1]; /* its rows: first_row[s] up to first_row[s + 1] */
+    int token[QR_ATTEND_ROWS], head[QR_ATTEND_ROWS];
+    int first[QR_ATTEND_ROWS], stop[QR_ATTEND_ROWS]; /* positions that each row sees: [first, stop) */
+    const float *q[QR_ATTEND_ROWS];
 } row_block;
 
-static int row_position(const attend_job *job, const row_block *b, int r)
+/* Sequences [first_seq, end_seq) at the tile of positions [at, at + 128), which they have in the same blocks. */
+typedef struct run {
+    int at, first_seq, end_seq;
+    int begin, end; /* positions of the tile that some row sees */
+} run;
+
+/* A way through the runs of an item. */
+typedef struct walk {
+    const row_block *b;
+    bool more; /* now is a run, and tile has its blocks */
+    run now;
+    qr_attend_tile tile;
+} walk;
+
+/* ---- items */
+
+static int request_at(const qr_batch *batch, int i) { return batch->prefix_order ? batch->prefix_order[i] : i; }
+
+static int tokens_of(const qr_batch *batch, int req)
 {
-    return b->first_position + (b->first_row + r) / job->group;
+    return batch->query_start_loc[req + 1] - batch->query_start_loc[req];
 }
 
-static int64_t row_head(const attend_job *job, const row_block *b, int r)
+/* Positions that the i-th request in prefix order begins with in the same blocks as the one before it. */
+static int shared_positions(const attend_job *job, int i)
 {
-    return (int64_t)b->kv_head * job->group + (b->first_row + r) % job->group;
+    return job->batch->prefix_blocks ? job->batch->prefix_blocks[i] * job->args->cache->config.block_size : 0;
 }
 
-static int row_token(const attend_job *job, const row_block *b, int r)
+/* Rows that requests may bring together: as many as fit an item, unless the threads would have too few items then. */
+static int max_rows_together(const attend_job *job)
 {
-    return b->first_token + (b->first_row + r) / job->group;
+    int threads = job->cpu->num_threads;
+    int64_t pieces = (int64_t)job->batch->num_tokens * job->args->num_heads * job->max_segments;
+    int64_t rows = threads == 1 ? QR_ATTEND_ROWS : pieces / (threads * ITEMS_PER_THREAD);
+    return rows < QR_ATTEND_ROWS ? (int)rows : QR_ATTEND_ROWS;
 }
 
-static int blocks_of_request(const attend_job *job, int req)
+/* Groups of requests in prefix order: neighbours that share a tile and whose rows fit one item, else one alone. */
+static void plan_items(attend_job *job)
 {
-    int tokens = job->batch->query_start_loc[req + 1] - job->batch->query_start_loc[req];
-    return (tokens * job->group + QR_ATTEND_ROWS - 1) / QR_ATTEND_ROWS;
+    qr_attend_group *groups = job->cpu->groups;
+    int limit = max_rows_together(job), rows = 0;
+    for (int i = 0; i < job->batch->num_reqs; i++) {
+        int more = tokens_of(job->batch, request_at(job->batch, i)) * job->heads_per_kv;
+        bool joins = i > 0 && rows + more <= limit && shared_positions(job, i) >= QR_ATTEND_TILE;
+        rows = joins ? rows + more : more;
+        if (joins) continue; /* the group's items are there: one for each KV head */
+        groups[job->num_groups++] = (qr_attend_group){i, job->num_items};
+        job->num_items += (rows + QR_ATTEND_ROWS - 1) / QR_ATTEND_ROWS * job->args->num_kv_heads;
+    }
+    groups[job->num_groups] = (qr_attend_group){job->batch->num_reqs, job->num_items};
 }
 
-/* Item index to rows. Late rows first: they are the longest, and a long item at the end would leave threads idle. */
-static row_block find_rows(const attend_job *job, int item)
+static const qr_attend_group *find_group(const attend_job *job, int item)
 {
-    const int32_t *start = job->cpu->item_start;
-    int low = 0, high = job->batch->num_reqs;
+    const qr_attend_group *groups = job->cpu->groups;
+    int low = 0, high = job->num_groups;
     while (high - low > 1) {
         int middle = (low + high) / 2;
-        if (start[middle] <= item)
+        if (groups[middle].first_item <= item)
             low = middle;
         else
             high = middle;
     }
-    int blocks = blocks_of_request(job, low), in_req = item - start[low];
-    int tokens = job->batch->query_start_loc[low + 1] - job->batch->query_start_loc[low];
-    row_block b = {.req = low, .kv_head = in_req / blocks};
-    b.first_row = (blocks - 1 - in_req % blocks) * QR_ATTEND_ROWS;
-    b.num_rows = tokens * job->group - b.first_row;
-    if (b.num_rows > QR_ATTEND_ROWS) b.num_rows = QR_ATTEND_ROWS;
-    b.first_token = job->batch->query_start_loc[low];
-    b.first_position = job->batch->seq_lens[low] - tokens;
-    return b;
+    return groups + low;
 }
 
-/* Visible positions of row r: [first, end) */
-static int row_end(const attend_job *job, const row_block *b, int r) { return row_position(job, b, r) + 1; }
-static int row_first(const attend_job *job, const row_block *b, int r)
+/* Rows [row, end) of request req, counted as token of the request * heads_per_kv + head of the KV head. */
+static void add_rows(const attend_job *job, row_block *b, int req, int row, int end)
 {
-    int first = job->args->window > 0 ? row_end(job, b, r) - job->args->window : 0;
-    return first > 0 ? first : 0;
-}
-
-/* Where the tile at position `at` lies, to be fetched while the one before it is worked on. */
-static void set_up_next(const attend_job *job, const row_block *b, int at, qr_attend_tile *t)
-{
-    const qr_kv_cache *c = job->args->cache;
-    const int32_t *table = job->batch->block_table + (int64_t)b->req * job->batch->max_blocks;
-    int bs = c->config.block_size, end = row_end(job, b, b->num_rows - 1);
-    for (int i = 0; i < QR_ATTEND_TILE / bs; i++) {
-        bool there = at + i * bs < end; /* else fetch again what is being read: nothing to wait for */
-        t->next_k[i] = there ? qr_kv_k(c, job->args->layer, table[at / bs + i], b->kv_head) : t->k[i];
-        t->next_v[i] = there ? qr_kv_v(c, job->args->layer, table[at / bs + i], b->kv_head) : t->v[i];
+    const qr_attention_args *a = job->args;
+    int tokens = tokens_of(job->batch, req), context = job->batch->seq_lens[req];
+    for (; row < end; row++) {
+        int r = b->num_rows++, token = row / job->heads_per_kv;
+        b->token[r] = job->batch->query_start_loc[req] + token;
+        b->head[r] = b->kv_head * job->heads_per_kv + row % job->heads_per_kv;
+        b->q[r] = a->q + b->token[r] * a->ld_q + (int64_t)b->head[r] * a->head_size;
+        b->stop[r] = context - tokens + token + 1;
+        b->first[r] = a->window > 0 && b->stop[r] > a->window ? b->stop[r] - a->window : 0;
+        if (b->first[r] < b->begin) b->begin = b->first[r];
+        if (b->stop[r] > b->end) b->end = b->stop[r];
     }
 }
 
-/* Nothing was fetched for the first tile of an item: ask for all of it at once. */
-static void fetch_tile(const attend_job *job, const qr_attend_tile *t)
+static void find_rows(const attend_job *job, int item, row_block *b)
 {
-    const qr_kv_cache *c = job->args->cache;
-    for (int i = 0; i < QR_ATTEND_TILE / t->block_size; i++) {
-        job->cpu->kernels->fetch_block(t->k[i], (int)c->head_k_bytes);
-        job->cpu->kernels->fetch_block(t->v[i], (int)c->head_v_bytes);
+    const qr_attend_group *group = find_group(job, item);
+    int items_per_head = (group[1].first_item - group->first_item) / job->args->num_kv_heads;
+    int in_group = item - group->first_item;
+    b->kv_head = in_group / items_per_head;
+    b->num_rows = 0;
+    b->num_seqs = group[1].first_req - group->first_req;
+    b->begin = INT32_MAX;
+    b->end = 0;
+    /* Late rows first: they are the longest, and a long item at the end would leave threads idle. */
+    int first = (items_per_head - 1 - in_group % items_per_head) * QR_ATTEND_ROWS;
+    for (int s = 0; s < b->num_seqs; s++) {
+        int req = request_at(job->batch, group->first_req + s);
+        int end = tokens_of(job->batch, req) * job->heads_per_kv;
+        b->req[s] = req;
+        b->shared[s] = shared_positions(job, group->first_req + s);
+        b->first_row[s] = b->num_rows;
+        add_rows(job, b, req, first, end < first + QR_ATTEND_ROWS ? end : first + QR_ATTEND_ROWS);
     }
+    b->first_row[b->num_seqs] = b->num_rows;
 }
 
-/* Positions [at, at + 128) into t. False when no row sees any of them. */
-static bool set_up_tile(const attend_job *job, const row_block *b, int at, qr_attend_tile *t)
+/* ---- runs */
+
+/* The run after r that sees something, tile by tile. */
+static bool next_run(const row_block *b, run *r)
 {
-    const qr_kv_cache *c = job->args->cache;
-    int begin = QR_ATTEND_TILE, end = 0;
-    for (int r = 0; r < b->num_rows; r++) {
-        int first = row_first(job, b, r) - at, stop = row_end(job, b, r) - at;
-        if (first < 0) first = 0;
-        if (stop > QR_ATTEND_TILE) stop = QR_ATTEND_TILE;
-        bool sees = first < stop;
-        t->first[r] = sees ? first : 0;
-        t->end[r] = sees ? stop : 0;
-        if (sees && first < begin) begin = first;
-        if (sees && stop > end) end = stop;
-    }
-    if (begin >= end) return false;
-    const int32_t *table = job->batch->block_table + (int64_t)b->req * job->batch->max_blocks;
-    int bs = c->config.block_size;
-    for (int i = 0; i < QR_ATTEND_TILE / bs; i++) {
-        /* a block that nobody sees may have no id: a visible one stands in, computed and never used */
-        bool seen = i * bs < end && (i + 1) * bs > begin;
-        int64_t id = table[at / bs + (seen ? i : begin / bs)];
-        t->k[i] = qr_kv_k(c, job->args->layer, id, b->kv_head);
-        t->v[i] = qr_kv_v(c, job->args->layer, id, b->kv_head);
-    }
-    set_up_next(job, b, at + QR_ATTEND_TILE, t);
+    do {
+        if (r->end_seq == b->num_seqs) {
+            r->at += QR_ATTEND_TILE;
+            r->end_seq = 0;
+        }
+        if (r->at >= b->end) return false;
+        r->first_seq = r->end_seq++;
+        while (r->end_seq < b->num_seqs && b->shared[r->end_seq] >= r->at + QR_ATTEND_TILE) r->end_seq++;
+        r->begin = r->at + QR_ATTEND_TILE;
+        r->end = r->at;
+        for (int i = b->first_row[r->first_seq]; i < b->first_row[r->end_seq]; i++) {
+            if (b->first[i] < r->begin && b->stop[i] > r->at) r->begin = b->first[i] > r->at ? b->first[i] : r->at;
+            if (b->stop[i] > r->end && b->first[i] < r->at + QR_ATTEND_TILE) r->end = b->stop[i];
+        }
+    } while (r->begin >= r->end);
     return true;
 }
 
-static void start_tile(const attend_job *job, const row_block *b, qr_thread_scratch *scratch, qr_attend_tile *t)
+/* Where the blocks of a run's tile lie. */
+static void find_blocks(const attend_job *job, const row_block *b, const run *r, const void **k, const void **v)
+{
+    const qr_kv_cache *c = job->args->cache;
+    const int32_t *table = job->batch->block_table + (int64_t)b->req[r->first_seq] * job->batch->max_blocks;
+    int bs = c->config.block_size;
+    for (int i = 0, at = r->at; i < QR_ATTEND_TILE / bs; i++, at += bs) {
+        /* a block that nobody sees may have no id: a visible one stands in, computed and never used */
+        bool seen = at < r->end && at + bs > r->begin;
+        int64_t id = table[(seen ? at : r->begin) / bs];
+        k[i] = qr_kv_k(c, job->args->layer, id, b->kv_head);
+        v[i] = qr_kv_v(c, job->args->layer, id, b->kv_head);
+    }
+}
+
+/* The first run at or after position `at`. Nothing of it was fetched: ask for all at once. */
+static void start_walk(const attend_job *job, const row_block *b, int at, qr_thread_scratch *scratch, walk *w)
 {
     const qr_attention_args *a = job->args;
     const qr_kv_cache *c = a->cache;
-    t->dtype = c->config.dtype;
-    t->block_size = c->config.block_size;
-    t->head_size = a->head_size;
-    t->padded = c->padded;
-    t->scale = a->scale;
-    t->num_rows = b->num_rows;
-    t->scores = scratch->scores;
-    t->out = scratch->out[0];
-    for (int r = 0; r < b->num_rows; r++)
-        t->q[r] = a->q + row_token(job, b, r) * a->ld_q + row_head(job, b, r) * a->head_size;
+    if (at < b->begin) at = b->begin;
+    w->b = b;
+    w->now = (run){.at = at / QR_ATTEND_TILE * QR_ATTEND_TILE};
+    w->more = next_run(b, &w->now);
+    w->tile = (qr_attend_tile){.dtype = c->config.dtype,
+                               .block_size = c->config.block_size,
+                               .head_size = a->head_size,
+                               .padded = c->padded,
+                               .scale = a->scale,
+                               .scores = scratch->scores};
+    if (!w->more) return;
+    find_blocks(job, b, &w->now, w->tile.k, w->tile.v);
+    for (int i = 0; i < QR_ATTEND_TILE / c->config.block_size; i++) {
+        job->cpu->kernels->fetch_block(w->tile.k[i], (int)c->head_k_bytes);
+        job->cpu->kernels->fetch_block(w->tile.v[i], (int)c->head_v_bytes);
+    }
+}
+
+/* Its rows of `part`; then to the next run, whose K and V are fetched meanwhile. */
+static void attend_run(const attend_job *job, walk *w, qr_attend_part part)
+{
+    const row_block *b = w->b;
+    qr_attend_tile *t = &w->tile;
+    run next = w->now;
+    w->more = next_run(b, &next);
+    find_blocks(job, b, w->more ? &next : &w->now, t->next_k, t->next_v); /* or what is being read: no wait */
+    int row = b->first_row[w->now.first_seq], at = w->now.at;
+    t->num_rows = b->first_row[w->now.end_seq] - row;
+    t->q = b->q + row;
+    t->max = part.m + row;
+    t->sum = part.l + row;
+    t->out = part.o + (int64_t)row * t->padded;
+    for (int r = 0; r < t->num_rows; r++) {
+        int first = b->first[row + r] - at, end = b->stop[row + r] - at;
+        if (first < 0) first = 0;
+        if (end > QR_ATTEND_TILE) end = QR_ATTEND_TILE;
+        t->first[r] = first < end ? first : 0;
+        t->end[r] = first < end ? end : 0;
+    }
+    job->cpu->kernels->attend(t);
+    w->now = next;
+    memcpy(t->k, t->next_k, sizeof t->k);
+    memcpy(t->v, t->next_v, sizeof t->v);
+}
+
+/* ---- segments */
+
+static qr_attend_part thread_part(qr_thread_scratch *scratch, int i)
+{
+    return (qr_attend_part){scratch->m[i], scratch->l[i], scratch->out[i]};
 }
 
 static void clear_part(qr_attend_part part)
@@ -157,107 +252,91 @@ static void clear_part(qr_attend_part part)
     }
 }
 
-/* One segment of 512 positions into `part`, tile by tile. fetched: the segment before it was worked on just now. */
-static void attend_segment(const attend_job *job, const row_block *b, int segment, bool fetched, qr_attend_tile *t,
-                           qr_attend_part part)
+/* The walk's runs up to the end of a segment into `part`. */
+static void attend_segment(const attend_job *job, walk *w, int segment, qr_attend_part tile, qr_attend_part part)
 {
     clear_part(part);
-    int at = segment * QR_ATTEND_SEGMENT, stop = at + QR_ATTEND_SEGMENT;
-    int end = row_end(job, b, b->num_rows - 1), first = row_first(job, b, 0);
-    if (stop > end) stop = end;
-    if (at < first) at = first / QR_ATTEND_TILE * QR_ATTEND_TILE;
-    for (; at < stop; at += QR_ATTEND_TILE) {
-        if (!set_up_tile(job, b, at, t)) continue;
-        if (!fetched) fetch_tile(job, t);
-        fetched = true;
-        job->cpu->kernels->attend(t);
-        qr_attend_part later = {t->max, t->sum, t->out};
-        job->cpu->kernels->merge(&part, &later, b->num_rows, t->padded);
+    while (w->more && w->now.at < (segment + 1) * QR_ATTEND_SEGMENT) {
+        int at = w->now.at;
+        clear_part(tile);
+        do attend_run(job, w, tile);
+        while (w->more && w->now.at == at);
+        job->cpu->kernels->merge(&part, &tile, w->b->num_rows, w->tile.padded);
     }
 }
 
-static int num_segments(const attend_job *job, const row_block *b)
-{
-    return (row_end(job, b, b->num_rows - 1) + QR_ATTEND_SEGMENT - 1) / QR_ATTEND_SEGMENT;
-}
+static int first_segment(const row_block *b) { return b->begin / QR_ATTEND_SEGMENT; }
+static int end_segment(const row_block *b) { return (b->end + QR_ATTEND_SEGMENT - 1) / QR_ATTEND_SEGMENT; }
 
-static int first_segment(const attend_job *job, const row_block *b) { return row_first(job, b, 0) / QR_ATTEND_SEGMENT; }
-
-static void write_out(const attend_job *job, const row_block *b, qr_attend_part part, int padded)
+static void write_out(const attend_job *job, const row_block *b, qr_attend_part part)
 {
     const qr_attention_args *a = job->args;
     for (int r = 0; r < b->num_rows; r++) {
-        float *row = part.o + (int64_t)r * padded;
+        float *row = part.o + (int64_t)r * a->cache->padded;
         job->cpu->kernels->scale_row(row, a->head_size, 1.0f / part.l[r]);
-        memcpy(a->out + ((int64_t)row_token(job, b, r) * a->num_heads + row_head(job, b, r)) * a->head_size, row,
+        memcpy(a->out + ((int64_t)b->token[r] * a->num_heads + b->head[r]) * a->head_size, row,
                (size_t)a->head_size * sizeof *row);
     }
-}
-
-static qr_attend_part thread_part(qr_thread_scratch *scratch, int i)
-{
-    return (qr_attend_part){scratch->m[i], scratch->l[i], scratch->out[i + 1]};
 }
 
 static void attend_item(void *ctx, int item, int thread_idx)
 {
     const attend_job *job = ctx;
-    row_block b = find_rows(job, item);
     qr_thread_scratch *scratch = &job->cpu->threads[thread_idx];
-    qr_attend_tile t;
-    start_tile(job, &b, scratch, &t);
-    qr_attend_part segment = thread_part(scratch, 0), all = thread_part(scratch, 1);
+    qr_attend_part tile = thread_part(scratch, 0), segment = thread_part(scratch, 1), all = thread_part(scratch, 2);
+    row_block b;
+    walk w;
+    find_rows(job, item, &b);
+    start_walk(job, &b, 0, scratch, &w);
     clear_part(all);
-    for (int s = first_segment(job, &b); s < num_segments(job, &b); s++) {
-        attend_segment(job, &b, s, s > first_segment(job, &b), &t, segment);
-        job->cpu->kernels->merge(&all, &segment, b.num_rows, t.padded);
+    for (int s = first_segment(&b); s < end_segment(&b); s++) {
+        attend_segment(job, &w, s, tile, segment);
+        job->cpu->kernels->merge(&all, &segment, b.num_rows, w.tile.padded);
     }
-    write_out(job, &b, all, t.padded);
+    write_out(job, &b, all);
 }
 
 /* ---- split over the context */
 
-static qr_attend_part split_part(const attend_job *job, int item, int segment, int padded)
+static qr_attend_part split_part(const attend_job *job, int item, int segment)
 {
     int64_t row = ((int64_t)item * job->max_segments + segment) * QR_ATTEND_ROWS;
-    return (qr_attend_part){job->parts.m + row, job->parts.l + row, job->parts.o + row * padded};
+    return (qr_attend_part){job->parts.m + row, job->parts.l + row, job->parts.o + row * job->args->cache->padded};
 }
 
-static void attend_one_segment(void *ctx, int tile, int thread_idx)
+static void attend_one_segment(void *ctx, int index, int thread_idx)
 {
     const attend_job *job = ctx;
-    int item = tile / job->max_segments, segment = tile % job->max_segments;
-    row_block b = find_rows(job, item);
-    if (segment < first_segment(job, &b) || segment >= num_segments(job, &b)) return;
-    qr_attend_tile t;
-    start_tile(job, &b, &job->cpu->threads[thread_idx], &t);
-    attend_segment(job, &b, segment, false, &t, split_part(job, item, segment, t.padded));
+    qr_thread_scratch *scratch = &job->cpu->threads[thread_idx];
+    int item = index / job->max_segments, segment = index % job->max_segments;
+    row_block b;
+    walk w;
+    find_rows(job, item, &b);
+    if (segment < first_segment(&b) || segment >= end_segment(&b)) return;
+    start_walk(job, &b, segment * QR_ATTEND_SEGMENT, scratch, &w);
+    attend_segment(job, &w, segment, thread_part(scratch, 0), split_part(job, item, segment));
 }
 
 static void merge_segments(void *ctx, int item, int thread_idx)
 {
     const attend_job *job = ctx;
-    row_block b = find_rows(job, item);
-    int padded = job->args->cache->padded;
-    qr_attend_part all = thread_part(&job->cpu->threads[thread_idx], 1);
+    row_block b;
+    find_rows(job, item, &b);
+    qr_attend_part all = thread_part(&job->cpu->threads[thread_idx], 2);
     clear_part(all);
-    for (int s = first_segment(job, &b); s < num_segments(job, &b); s++) {
-        qr_attend_part segment = split_part(job, item, s, padded);
-        job->cpu->kernels->merge(&all, &segment, b.num_rows, padded);
+    for (int s = first_segment(&b); s < end_segment(&b); s++) {
+        qr_attend_part segment = split_part(job, item, s);
+        job->cpu->kernels->merge(&all, &segment, b.num_rows, job->args->cache->padded);
     }
-    write_out(job, &b, all, padded);
+    write_out(job, &b, all);
 }
 
 /* Whether to split; lays out the parts when so. */
-static bool plan_split(attend_job *job, int num_items)
+static bool plan_split(attend_job *job)
 {
-    int longest = 0;
-    for (int i = 0; i < job->batch->num_reqs; i++)
-        if (job->batch->seq_lens[i] > longest) longest = job->batch->seq_lens[i];
-    job->max_segments = (longest + QR_ATTEND_SEGMENT - 1) / QR_ATTEND_SEGMENT;
     int threads = job->cpu->num_threads;
-    if (threads == 1 || job->max_segments < 2 || num_items >= threads * ITEMS_PER_THREAD) return false;
-    size_t rows = (size_t)num_items * (size_t)job->max_segments * QR_ATTEND_ROWS;
+    if (threads == 1 || job->max_segments < 2 || job->num_items >= threads * ITEMS_PER_THREAD) return false;
+    size_t rows = (size_t)job->num_items * (size_t)job->max_segments * QR_ATTEND_ROWS;
     size_t floats = rows * (size_t)(job->args->cache->padded + 2);
     if (floats * sizeof(float) > job->cpu->parts_bytes) return false;
     job->parts = (qr_attend_part){job->cpu->parts, job->cpu->parts + rows, job->cpu->parts + 2 * rows};
@@ -268,17 +347,16 @@ void qr_cpu_attention(qr_backend *be, const qr_batch *batch, const qr_attention_
 {
     qr_cpu_backend *cpu = qr_cpu(be);
     assert(batch->num_tokens <= cpu->max_tokens && args->head_size <= QR_MAX_HEAD_SIZE);
-    attend_job job = {.cpu = cpu, .batch = batch, .args = args, .group = args->num_heads / args->num_kv_heads};
-    int num_items = 0;
-    for (int i = 0; i < batch->num_reqs; i++) {
-        cpu->item_start[i] = num_items;
-        num_items += blocks_of_request(&job, i) * args->num_kv_heads;
-    }
-    cpu->item_start[batch->num_reqs] = num_items;
-    if (!plan_split(&job, num_items)) {
-        qr_pool_run(be->pool, attend_item, &job, num_items);
+    attend_job job = {.cpu = cpu, .batch = batch, .args = args, .heads_per_kv = args->num_heads / args->num_kv_heads};
+    int longest = 0;
+    for (int i = 0; i < batch->num_reqs; i++)
+        if (batch->seq_lens[i] > longest) longest = batch->seq_lens[i];
+    job.max_segments = (longest + QR_ATTEND_SEGMENT - 1) / QR_ATTEND_SEGMENT;
+    plan_items(&job);
+    if (!plan_split(&job)) {
+        qr_pool_run(be->pool, attend_item, &job, job.num_items);
         return;
     }
-    qr_pool_run(be->pool, attend_one_segment, &job, num_items * job.max_segments);
-    qr_pool_run(be->pool, merge_segments, &job, num_items);
+    qr_pool_run(be->pool, attend_one_segment, &job, job.num_items * job.max_segments);
+    qr_pool_run(be->pool, merge_segments, &job, job.num_items);
 }

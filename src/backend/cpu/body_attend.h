@@ -199,10 +199,10 @@ INLINE void attend_as(qr_attend_tile *a, const int elem)
         score_all(a, elem, 1, first, end);
     else
         score_all(a, elem, 0, first, end);
-    for (int r = 0; r < QR_ATTEND_ROWS; r++) {
+    for (int r = 0; r < a->num_rows; r++) {
         a->max[r] = -INFINITY;
         a->sum[r] = 0.0f;
-        if (r < a->num_rows && a->first[r] < a->end[r]) softmax_row(a, r);
+        if (a->first[r] < a->end[r]) softmax_row(a, r);
     }
     memset(a->out, 0, (size_t)a->num_rows * (size_t)a->padded * sizeof *a->out);
     int row = 0;

@@ -56,10 +56,10 @@ static void release_scratch(qr_cpu_backend *cpu)
 {
     qr_pages_free(cpu->act, cpu->act_bytes);
     qr_pages_free(cpu->parts, cpu->parts_bytes);
-    qr_free(cpu->item_start);
+    qr_free(cpu->groups);
     cpu->act = NULL;
     cpu->parts = NULL;
-    cpu->item_start = NULL;
+    cpu->groups = NULL;
     cpu->max_tokens = cpu->max_context = 0;
     cpu->max_cols = 0;
 }
@@ -76,8 +76,8 @@ static quire_status reserve(qr_backend *be, int max_tokens, int64_t max_cols, in
                        ((size_t)QR_MAX_HEAD_SIZE / 4 + 2) * sizeof(float);
     cpu->act = qr_pages_alloc(cpu->act_bytes);
     cpu->parts = qr_pages_alloc(cpu->parts_bytes);
-    cpu->item_start = qr_calloc((size_t)max_tokens + 1, sizeof *cpu->item_start);
-    if (!cpu->act || !cpu->parts || !cpu->item_start) {
+    cpu->groups = qr_calloc((size_t)max_tokens + 1, sizeof *cpu->groups);
+    if (!cpu->act || !cpu->parts || !cpu->groups) {
         release_scratch(cpu);
         return qr_fail_nomem(error, "scratch of the CPU backend", cpu->act_bytes + cpu->parts_bytes);
     }

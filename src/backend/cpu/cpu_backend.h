@@ -19,8 +19,13 @@ typedef struct qr_thread_scratch {
     _Alignas(64) float acc[QR_TOKEN_BLOCK * QR_RUN_PANELS * QR_PANEL]; /* linear */
     float scores[QR_ATTEND_ROWS * QR_ATTEND_TILE];
     float out[3][QR_ATTEND_ROWS * QR_MAX_HEAD_SIZE]; /* tile, segment, all */
-    float m[2][QR_ATTEND_ROWS], l[2][QR_ATTEND_ROWS];
+    float m[3][QR_ATTEND_ROWS], l[3][QR_ATTEND_ROWS];
 } qr_thread_scratch;
+
+/* Requests first_req .. of the batch's prefix order, up to the next group's, and their first work item. */
+typedef struct qr_attend_group {
+    int32_t first_req, first_item;
+} qr_attend_group;
 
 typedef struct qr_cpu_backend {
     qr_backend base;
@@ -35,8 +40,8 @@ typedef struct qr_cpu_backend {
     int64_t max_cols;
     qr_act_group *act; /* [max_tokens][ceil(max_cols / 32)] */
     size_t act_bytes;
-    int32_t *item_start; /* [max_tokens + 1] attention work items before each request */
-    float *parts;        /* partial results of a context that is split over threads */
+    qr_attend_group *groups; /* [max_tokens + 1] attention: requests that are worked on together */
+    float *parts;            /* partial results of a context that is split over threads */
     size_t parts_bytes;
 } qr_cpu_backend;
 

@@ -91,13 +91,13 @@ typedef struct qr_attend_tile {
     int block_size, head_size, padded; /* padded: head_size rounded up to 16 */
     float scale;
     int num_rows;
-    const float *q[QR_ATTEND_ROWS];                 /* [head_size] */
+    const float *const *q;                          /* [num_rows] of [head_size] */
     int first[QR_ATTEND_ROWS], end[QR_ATTEND_ROWS]; /* visible positions of the tile per row: [first, end) */
     /* results; max -inf and sum 0 for rows that see nothing */
-    float *scores;             /* [num_rows][QR_ATTEND_TILE] scratch */
-    float max[QR_ATTEND_ROWS]; /* largest score */
-    float sum[QR_ATTEND_ROWS]; /* of exp(score - max) */
-    float *out;                /* [num_rows][padded] sum of exp(score - max) * v */
+    float *scores; /* [num_rows][QR_ATTEND_TILE] scratch */
+    float *max;    /* [num_rows] largest score */
+    float *sum;    /* [num_rows] of exp(score - max) */
+    float *out;    /* [num_rows][padded] sum of exp(score - max) * v */
 } qr_attend_tile;
 
 /* A part of a softmax: per row the largest score, the sum of exp(score - m), and that sum over the values. */
