@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "backend/backend.h"
+#include "backend/prefixes.h"
 #include "base/clock.h"
 
 #ifdef __x86_64__
@@ -279,6 +280,86 @@ static void bench_attention(int num_reqs, int new_tokens, int context, int heads
     free(fill), free(table), free(start), free(lens);
 }
 
+/* ---- attention of requests that begin with the same blocks */
+
+/* CPU time of all threads, so that other load on the machine counts little. */
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* One new token for each of num_reqs requests, whose tables agree in `shared` positions: a block of their own for each
+ * request; the same blocks read by each request; the same blocks read together. In turn. */
+static void bench_shared_prefix(int num_reqs, int shared, int own, int heads, int kv_heads, int size)
+{
+    enum { BLOCK = 16, WAYS = 3, ROUNDS = 15 };
+    static const char *const ways[WAYS] = {"blocks of its own", "same blocks", "same blocks, together"};
+    char name[96];
+    snprintf(name, sizeof name, "attention F16 %d x 1 of %d shared + %d, heads %d/%d x %d", num_reqs, shared, own,
+             heads, kv_heads, size);
+    if (!strstr(name, only)) return;
+    int per_req = (shared + own) / BLOCK, num_blocks = per_req * num_reqs;
+    qr_kv_config config = {1, kv_heads, size, BLOCK, num_blocks, QR_F16};
+    qr_kv_cache *cache;
+    if (be->ops->kv_cache_create(be, &config, &cache, NULL) != QUIRE_OK) exit(1);
+    size_t block_bytes = be->ops->kv_block_bytes(be, &config);
+    uint8_t *fill = malloc(block_bytes);
+    for (size_t i = 0; i < block_bytes; i++) fill[i] = (uint8_t)(next_random() & 0x3B);
+    for (int i = 0; i < num_blocks; i++) be->ops->kv_write_block(be, cache, i, fill);
+    size_t table_bytes = (size_t)num_blocks * sizeof(int32_t), req_bytes = (size_t)(num_reqs + 1) * sizeof(int32_t);
+    int32_t *apart = malloc(table_bytes), *same = malloc(table_bytes), *start = malloc(req_bytes);
+    int32_t *lens = malloc(req_bytes), *order = malloc(req_bytes), *blocks = malloc(req_bytes);
+    for (int i = 0; i < num_blocks; i++) apart[i] = i;
+    for (int i = num_blocks - 1; i > 0; i--) { /* as after hours of serving */
+        int j = (int)(next_random() % (uint32_t)(i + 1)), swap = apart[i];
+        apart[i] = apart[j];
+        apart[j] = swap;
+    }
+    for (int i = 0; i < num_blocks; i++) same[i] = apart[i % per_req < shared / BLOCK ? i % per_req : i];
+    for (int i = 0; i <= num_reqs; i++) start[i] = i;
+    for (int i = 0; i < num_reqs; i++) lens[i] = shared + own;
+    size_t q_bytes = (size_t)(num_reqs * heads * size) * sizeof(float);
+    float *q = be->ops->buffer_alloc(be, q_bytes), *out = be->ops->buffer_alloc(be, q_bytes);
+    for (size_t i = 0; i < q_bytes / 4; i++) q[i] = (float)(next_random() % 100) / 50 - 1;
+    attention_bench b = {{.num_tokens = num_reqs,
+                          .num_reqs = num_reqs,
+                          .max_blocks = per_req,
+                          .query_start_loc = start,
+                          .seq_lens = lens},
+                         {.q = q,
+                          .ld_q = heads * size,
+                          .out = out,
+                          .num_heads = heads,
+                          .num_kv_heads = kv_heads,
+                          .head_size = size,
+                          .scale = 0.125f,
+                          .cache = cache}};
+    double best[WAYS] = {1e30, 1e30, 1e30}, find = 1e30;
+    for (int i = 0; i < WAYS * ROUNDS; i++) {
+        int way = i % WAYS;
+        b.batch.block_table = way == 0 ? apart : same;
+        b.batch.prefix_order = way == 2 ? order : NULL;
+        b.batch.prefix_blocks = way == 2 ? blocks : NULL;
+        double t = cpu_seconds();
+        if (way == 2) qr_batch_find_prefixes(&b.batch, BLOCK, order, blocks);
+        double found = cpu_seconds();
+        run_attention(&b);
+        double end = cpu_seconds();
+        if (way == 2 && found - t < find) find = found - t;
+        if (end - found < best[way]) best[way] = end - found;
+    }
+    printf("%s, CPU time\n", name);
+    for (int way = 0; way < WAYS; way++)
+        printf("    %-40s %9.1f x       %10.1f us\n", ways[way], best[0] / best[way], best[way] * 1e6);
+    printf("    %-40s %9s         %10.1f us\n", "finding them, once for all layers", "", find * 1e6);
+    be->ops->kv_cache_destroy(be, cache);
+    be->ops->buffer_free(be, q, q_bytes);
+    be->ops->buffer_free(be, out, q_bytes);
+    free(fill), free(apart), free(same), free(start), free(lens), free(order), free(blocks);
+}
+
 /* ---- small ops */
 
 typedef struct small_bench {
@@ -348,6 +429,9 @@ int main(int argc, char **argv)
     bench_attention(1, 512, 512, 9, 3, 64, QR_F16);
     bench_attention(1, 512, 8192, 9, 3, 64, QR_F16);
     bench_attention(1, 512, 4096, 32, 8, 128, QR_F16);
+    bench_shared_prefix(64, 2048, 64, 9, 3, 64);
+    bench_shared_prefix(64, 2048, 64, 32, 8, 128);
+    bench_shared_prefix(8, 1024, 256, 9, 3, 64);
     bench_small("rms_norm", run_norm, 1, 576);
     bench_small("rms_norm", run_norm, 512, 576);
     bench_small("gated_act", run_gated, 1, 1536);
