@@ -4,6 +4,7 @@
  *        │                                   ╠═ equal?
  *        └─ all at once, few blocks (hundreds of preemptions), steps of 7 tokens, blocks of 8 and 128, 2 threads,
  *           no prefix cache, no chunks, by priority, and all of it together ──► results ═╝
+ * Once more with a system prompt that all begin with.
  *
  * On the tiny checkpoints of tests/golden/tiny (every architecture) and, smaller, on the default model. */
 #define _POSIX_C_SOURCE 200809L
@@ -22,7 +23,9 @@
 #include "base/mem.h"
 #include "quire.h"
 
-enum { MAX_REQUESTS = 64, MAX_N = 2, MAX_PROMPT = 120, SHARED_PREFIX = 40 };
+enum { MAX_REQUESTS = 64, MAX_N = 2, MAX_PROMPT = 330, SHORT_PROMPT = 120, SHARED_PREFIX = 40, SYSTEM_PROMPT = 300 };
+
+typedef enum kind { DEFAULT_MODEL, TINY, TINY_SYSTEM_PROMPT } kind;
 
 /* What one sequence gave, as bytes. */
 typedef struct result {
@@ -36,7 +39,7 @@ typedef struct run_results {
 } run_results;
 
 typedef struct workload {
-    int num_requests;
+    int num_requests, max_model_len;
     int32_t prompts[MAX_REQUESTS][MAX_PROMPT];
     quire_request_options options[MAX_REQUESTS];
 } workload;
@@ -56,18 +59,25 @@ static int random_below(int n)
     return (int)((random_state >> 33) % (uint64_t)n);
 }
 
-/* Mixed lengths and every kind of sampling; a third of the prompts begin alike. */
-static void make_workload(workload *w, int num_requests, int vocab_size, bool is_tiny)
+/* Mixed lengths and every kind of sampling; a third of the prompts begin alike, all of them with a system prompt. */
+static void make_workload(workload *w, int num_requests, int vocab_size, kind kind)
 {
     int32_t shared[SHARED_PREFIX];
+    bool is_tiny = kind != DEFAULT_MODEL;
     random_state = 42;
     w->num_requests = num_requests;
+    w->max_model_len = kind == TINY_SYSTEM_PROMPT ? 512 : 256;
     for (int i = 0; i < SHARED_PREFIX; i++) shared[i] = random_below(vocab_size);
     for (int i = 0; i < num_requests; i++) {
         quire_request_options *o = &w->options[i];
-        int num_tokens = 1 + random_below(i % 8 == 0 ? MAX_PROMPT : i % 3 == 0 ? SHARED_PREFIX + 10 : 12);
-        for (int t = 0; t < MAX_PROMPT; t++)
+        int num_tokens = 1 + random_below(i % 8 == 0 ? SHORT_PROMPT : i % 3 == 0 ? SHARED_PREFIX + 10 : 12);
+        for (int t = 0; t < SHORT_PROMPT; t++)
             w->prompts[i][t] = i % 3 == 0 && t < SHARED_PREFIX ? shared[t] : random_below(vocab_size);
+        if (kind == TINY_SYSTEM_PROMPT) {
+            num_tokens = SYSTEM_PROMPT + 1 + num_tokens % (MAX_PROMPT - SYSTEM_PROMPT);
+            for (int t = 0; t < MAX_PROMPT; t++)
+                w->prompts[i][t] = t < SYSTEM_PROMPT ? (7 * t + 3) % vocab_size : random_below(vocab_size);
+        }
         quire_request_options_init(o);
         o->prompt_token_ids = w->prompts[i];
         o->num_prompt_tokens = (size_t)num_tokens;
@@ -147,7 +157,7 @@ static void run(quire_model *model, const workload *w, const setting *s, run_res
     memset(out, 0, sizeof *out);
     quire_engine_options_init(&options);
     options.num_kv_blocks = s->num_kv_blocks ? s->num_kv_blocks : 2000;
-    options.max_model_len = s->max_model_len ? s->max_model_len : 256;
+    options.max_model_len = s->max_model_len ? s->max_model_len : w->max_model_len;
     options.enable_prefix_caching = !s->no_prefix_caching;
     options.enable_chunked_prefill = !s->no_chunks;
     if (s->max_num_batched_tokens) options.max_num_batched_tokens = s->max_num_batched_tokens;
@@ -220,6 +230,7 @@ static const setting settings[] = {
     {.name = "blocks of 128", .block_size = 128},
     {.name = "no prefix cache", .no_prefix_caching = true},
     {.name = "no chunks", .no_chunks = true},
+    {.name = "sixty blocks", .num_kv_blocks = 60},
     {.name = "by priority, few blocks", .policy = "priority", .num_kv_blocks = 24},
     {.name = "everything",
      .num_kv_blocks = 48,
@@ -236,6 +247,8 @@ enum { NUM_SETTINGS = sizeof settings / sizeof *settings };
 enum {
     AT_ONCE = 1,
     FEW = 2,
+    BLOCKS_OF_128 = 16,
+    SIXTY = 128,
     HARDLY_ANY = 1 << (NUM_SETTINGS - 1),
     EVERYTHING = HARDLY_ANY >> 1,
     SOME = AT_ONCE | FEW | EVERYTHING,
@@ -254,7 +267,7 @@ static quire_model *open_model(const char *path, int threads)
 }
 
 /* Compare the settings of two masks, for 1 and for 2 threads, to one by one; returns all preemptions. */
-static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1, uint32_t mask_2, bool is_tiny)
+static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1, uint32_t mask_2, kind kind)
 {
     static workload w;
     static run_results reference, got;
@@ -264,7 +277,7 @@ static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1,
         if (threads == 1) {
             quire_model_info info;
             quire_model_get_info(model, &info);
-            make_workload(&w, num_requests, info.vocab_size, is_tiny);
+            make_workload(&w, num_requests, info.vocab_size, kind);
             run(model, &w, &alone, &reference);
         }
         for (int i = 0; i < NUM_SETTINGS; i++) {
@@ -286,9 +299,18 @@ static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1,
 static void tiny_llama_in_every_setting(void **state)
 {
     (void)state;
-    uint64_t num_preemptions = check_model("tests/golden/tiny/llama", MAX_REQUESTS, ALL, SOME, true);
+    uint64_t num_preemptions = check_model("tests/golden/tiny/llama", MAX_REQUESTS, ALL, SOME, TINY);
     printf("tiny llama: %llu preemptions\n", (unsigned long long)num_preemptions);
     assert_true(num_preemptions >= 200);
+}
+
+/* Queries of many requests meet the system prompt's blocks together: in one batch, after preemptions, in windows. */
+static void tiny_system_prompt(void **state)
+{
+    (void)state;
+    const uint32_t mask = AT_ONCE | BLOCKS_OF_128 | SIXTY;
+    assert_true(check_model("tests/golden/tiny/llama", MAX_REQUESTS, mask, mask, TINY_SYSTEM_PROMPT) > 0);
+    check_model("tests/golden/tiny/mistral_window", 12, AT_ONCE, BLOCKS_OF_128, TINY_SYSTEM_PROMPT);
 }
 
 static void other_architectures(void **state)
@@ -298,7 +320,7 @@ static void other_architectures(void **state)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[64];
         snprintf(path, sizeof path, "tests/golden/tiny/%s", names[i]);
-        check_model(path, 12, FEW, EVERYTHING, true);
+        check_model(path, 12, FEW, EVERYTHING, TINY);
     }
 }
 
@@ -311,13 +333,14 @@ static void default_model(void **state)
         printf("no model at %s: make model\n", path);
         skip();
     }
-    check_model(path, 6, HARDLY_ANY, EVERYTHING, false);
+    check_model(path, 6, HARDLY_ANY, EVERYTHING, DEFAULT_MODEL);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_llama_in_every_setting),
+        cmocka_unit_test(tiny_system_prompt),
         cmocka_unit_test(other_architectures),
         cmocka_unit_test(default_model),
     };
