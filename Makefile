@@ -70,6 +70,8 @@ $(VECTOR_OBJ): $(BUILD)/%.o: %.c $(PLAIN)/%.o $(BUILD)/flags
 	@cp $(PLAIN)/$*.o $@
 endif
 
+$(BUILD)/src/sim/trace_made.o: data/traces/sharegpt_lengths.csv # is in it
+
 $(BUILD)/libquire.a: $(LIB_OBJ)
 	@echo '  AR   $@'
 	@rm -f $@

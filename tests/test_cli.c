@@ -152,8 +152,8 @@ static void statistics_are_numpys(void **state)
     for (int s = 0; s < 3; s++) { /* mean shape * scale, variance shape * scale^2 */
         enum { COUNT = 50000 };
         static double draws[COUNT];
-        qr_bench_random random = {7};
-        for (int i = 0; i < COUNT; i++) draws[i] = qr_bench_gamma(&random, shapes[s], 1 / shapes[s]);
+        qr_random random = {7};
+        for (int i = 0; i < COUNT; i++) draws[i] = qr_random_gamma(&random, shapes[s], 1 / shapes[s]);
         double mean = qr_bench_mean(draws, COUNT), std = qr_bench_std(draws, COUNT);
         assert_true(mean > 0.96 && mean < 1.04);
         assert_true(std * std * shapes[s] > 0.93 && std * std * shapes[s] < 1.07);

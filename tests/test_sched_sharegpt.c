@@ -28,8 +28,8 @@ static uint32_t random_below(uint32_t n)
 /* The trace, filtered as the paper does. */
 static int read_trace(row *rows)
 {
-    FILE *file = fopen("tests/golden/traces/sharegpt_lengths.csv", "r");
-    if (!file) fail_msg("run from the top of the source tree: tests/golden/traces/sharegpt_lengths.csv not found");
+    FILE *file = fopen("data/traces/sharegpt_lengths.csv", "r");
+    if (!file) fail_msg("run from the top of the source tree: data/traces/sharegpt_lengths.csv not found");
     int num_rows = 0, prompt, output;
     char line[64];
     while (fgets(line, sizeof line, file) && num_rows < MAX_ROWS)

@@ -10,41 +10,6 @@
 /* Token ids that every vocabulary has and none reserves. */
 enum { FIRST_ID = 32, LAST_ID = 255 };
 
-/* ---- random numbers --------------------------------------------------------------------------- */
-
-uint64_t qr_bench_next(qr_bench_random *random)
-{
-    uint64_t z = random->state += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-double qr_bench_uniform(qr_bench_random *random) { return ((double)(qr_bench_next(random) >> 11) + 0.5) * 0x1p-53; }
-
-static double normal(qr_bench_random *random)
-{
-    double radius = sqrt(-2 * log(qr_bench_uniform(random)));
-    return radius * cos(6.283185307179586 * qr_bench_uniform(random));
-}
-
-/* Marsaglia and Tsang, "A simple method for generating gamma variables", 2000. */
-double qr_bench_gamma(qr_bench_random *random, double shape, double scale)
-{
-    double boost = 1;
-    if (shape < 1) {
-        boost = pow(qr_bench_uniform(random), 1 / shape);
-        shape += 1;
-    }
-    double d = shape - 1.0 / 3, c = 1 / sqrt(9 * d);
-    for (;;) {
-        double x = normal(random), v = 1 + c * x;
-        if (v <= 0) continue;
-        v = v * v * v;
-        if (log(qr_bench_uniform(random)) < 0.5 * x * x + d - d * v + d * log(v)) return d * v * scale * boost;
-    }
-}
-
 /* ---- workload --------------------------------------------------------------------------------- */
 
 void qr_bench_workload_deinit(qr_bench_workload *workload)
@@ -57,14 +22,14 @@ void qr_bench_workload_deinit(qr_bench_workload *workload)
     *workload = (qr_bench_workload){0};
 }
 
-static quire_status add_random_prompt(qr_bench_workload *out, qr_bench_random *random, int num_ids, int output_len,
+static quire_status add_random_prompt(qr_bench_workload *out, qr_random *random, int num_ids, int output_len,
                                       quire_error *error)
 {
     qr_bench_prompt prompt = {.num_ids = num_ids, .output_len = output_len};
     prompt.ids = qr_malloc((size_t)num_ids * sizeof *prompt.ids);
     if (!prompt.ids) return qr_fail_nomem(error, "a prompt", (size_t)num_ids * sizeof *prompt.ids);
     for (int i = 0; i < num_ids; i++)
-        prompt.ids[i] = FIRST_ID + (int32_t)(qr_bench_next(random) % (LAST_ID - FIRST_ID + 1));
+        prompt.ids[i] = FIRST_ID + (int32_t)(qr_random_next(random) % (LAST_ID - FIRST_ID + 1));
     out->prompts[out->count++] = prompt;
     return QUIRE_OK;
 }
@@ -80,7 +45,7 @@ static quire_status reserve_prompts(qr_bench_workload *out, int count, quire_err
 quire_status qr_bench_random_prompts(int count, int num_ids, int output_len, uint64_t seed, qr_bench_workload *out,
                                      quire_error *error)
 {
-    qr_bench_random random = {seed};
+    qr_random random = {seed};
     quire_status status = reserve_prompts(out, count, error);
     for (int i = 0; status == QUIRE_OK && i < count; i++)
         status = add_random_prompt(out, &random, num_ids, output_len, error);
@@ -88,14 +53,14 @@ quire_status qr_bench_random_prompts(int count, int num_ids, int output_len, uin
     return status;
 }
 
-static int random_length(qr_bench_random *random, int length, double range_ratio)
+static int random_length(qr_random *random, int length, double range_ratio)
 {
     double low = floor(length * (1 - range_ratio)), high = ceil(length * (1 + range_ratio));
-    int value = (int)(low + floor(qr_bench_uniform(random) * (high - low + 1)));
+    int value = (int)(low + floor(qr_random_uniform(random) * (high - low + 1)));
     return value < 1 ? 1 : value;
 }
 
-static quire_status fill_random(const qr_cli_bench_args *args, qr_bench_random *random, qr_bench_workload *out,
+static quire_status fill_random(const qr_cli_bench_args *args, qr_random *random, qr_bench_workload *out,
                                 quire_error *error)
 {
     for (int i = 0; i < args->num_prompts; i++) {
@@ -137,14 +102,14 @@ static quire_status read_lengths(const char *path, int max_total, length_pair **
     return status;
 }
 
-static quire_status fill_lengths(const qr_cli_bench_args *args, int max_total, qr_bench_random *random,
+static quire_status fill_lengths(const qr_cli_bench_args *args, int max_total, qr_random *random,
                                  qr_bench_workload *out, quire_error *error)
 {
     length_pair *pairs;
     int count;
     QR_TRY(read_lengths(args->dataset_path, max_total, &pairs, &count, error));
     for (int i = count - 1; i > 0; i--) { /* shuffle, then take from the front, again and again if need be */
-        int j = (int)(qr_bench_next(random) % (uint64_t)(i + 1));
+        int j = (int)(qr_random_next(random) % (uint64_t)(i + 1));
         length_pair swap = pairs[i];
         pairs[i] = pairs[j];
         pairs[j] = swap;
@@ -199,7 +164,7 @@ static quire_status fill_custom(const qr_cli_bench_args *args, qr_bench_workload
 quire_status qr_bench_workload_init(const qr_cli_bench_args *args, int max_total, qr_bench_workload *out,
                                     quire_error *error)
 {
-    qr_bench_random random = {args->seed};
+    qr_random random = {args->seed};
     bool is_random = strcmp(args->dataset_name, "random") == 0;
     *out = (qr_bench_workload){0};
     if (!is_random && !args->dataset_path)

@@ -6,16 +6,8 @@
 
 #include <jansson.h>
 
+#include "base/random.h"
 #include "cli/cli.h"
-
-/* splitmix64 */
-typedef struct qr_bench_random {
-    uint64_t state;
-} qr_bench_random;
-uint64_t qr_bench_next(qr_bench_random *random);
-double qr_bench_uniform(qr_bench_random *random); /* (0, 1) */
-/* Gamma distribution with mean shape * scale. */
-double qr_bench_gamma(qr_bench_random *random, double shape, double scale);
 
 /* One prompt: ids, or text (custom). */
 typedef struct qr_bench_prompt {

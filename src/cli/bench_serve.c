@@ -200,12 +200,12 @@ static bool receive_some(connection *c)
 static void plan_arrivals(bench *b)
 {
     const qr_cli_bench_args *args = &b->args->bench;
-    qr_bench_random random = {args->seed ^ 0xA5A5A5A5u};
+    qr_random random = {args->seed ^ 0xA5A5A5A5u};
     double at = 0;
     for (int i = 0; i < b->workload.count; i++) {
         b->arrivals[i] = at;
         if (isfinite(args->request_rate))
-            at += qr_bench_gamma(&random, args->burstiness, 1 / (args->request_rate * args->burstiness));
+            at += qr_random_gamma(&random, args->burstiness, 1 / (args->request_rate * args->burstiness));
     }
 }
 

@@ -4,7 +4,8 @@
  *                │ run()
  *                ├─ serve.c   generate.c, batch.c, job.c   chat.c       use the engine
  *                ├─ text.c (tokenize, detokenize, render, logits)   inspect.c   pull.c
- *                └─ bench.c, bench_local.c, bench_serve.c
+ *                ├─ bench.c, bench_local.c, bench_serve.c
+ *                └─ simulate.c (options in simulate_options.c)
  *
  * Rules: standard output is data, standard error is talk. A command returns its exit status: 0 done, 1 failed, 2 wrong
  * use. Only main.c calls exit(). SIGPIPE is ignored; writes to standard output are checked.
@@ -30,6 +31,13 @@ typedef struct qr_cli_bench_args {
     const char *result_dir, *result_filename, *output_json;
     const char *n_list, *beam_width_list; /* "2,4,6" */
 } qr_cli_bench_args;
+
+typedef struct qr_cli_sim_args {
+    const char *model, *device, *calibration, *request_rates, *beam_statistics;
+    int tensor_parallel_size, shared_prefix;
+    double speed, duration;
+    int64_t num_prompts;
+} qr_cli_sim_args;
 
 /* Every option of every command; a command's option groups say which of them it takes. */
 typedef struct qr_cli_args {
@@ -58,6 +66,7 @@ typedef struct qr_cli_args {
     qr_option_list served_model_names;
     const char *chat_template, *log_level; /* chat_template: a file's name */
     qr_cli_bench_args bench;
+    qr_cli_sim_args sim;
 } qr_cli_args;
 
 typedef struct qr_cli_command {
@@ -79,6 +88,11 @@ extern const qr_cli_command qr_cli_commands[]; /* ends with name NULL */
 const qr_cli_command *qr_cli_find_command(int argc, char *const *argv, int *out_num_words);
 /* The library's defaults and the command's own. */
 void qr_cli_default_args(const qr_cli_command *command, qr_cli_args *args);
+
+extern const qr_option_group qr_cli_general; /* --help, which every command has */
+/* simulate_options.c */
+extern const qr_option_group *const qr_cli_simulate_groups[];
+void qr_cli_simulate_defaults(qr_cli_args *args);
 
 /* ---- help.c ----------------------------------------------------------------------------------- */
 
@@ -151,5 +165,6 @@ int qr_cli_run_bench_throughput(qr_cli_args *args);
 int qr_cli_run_bench_latency(qr_cli_args *args);
 int qr_cli_run_bench_sharing(qr_cli_args *args);
 int qr_cli_run_bench_serve(qr_cli_args *args);
+int qr_cli_run_simulate(qr_cli_args *args);
 
 #endif

@@ -15,7 +15,7 @@ static const qr_option general_options[] = {
     {.name = "help", .kind = QR_OPTION_FLAG, .offset = AT(help), .short_name = 'h', .help = "show this help"},
     {0},
 };
-static const qr_option_group general = {"General", general_options};
+const qr_option_group qr_cli_general = {"General", general_options};
 
 static const qr_option model_options[] = {
     {.name = "compute-dtype",
@@ -343,8 +343,8 @@ static const qr_option serve_options[] = {
     {0},
 };
 static const qr_option_group serve_group = {"Server", serve_options};
-static const qr_option_group *const serve_groups[] = {&serve_group, &model_group, &memory, &scheduler,
-                                                      &logging,     &general,     NULL};
+static const qr_option_group *const serve_groups[] = {&serve_group, &model_group,    &memory, &scheduler,
+                                                      &logging,     &qr_cli_general, NULL};
 
 static const qr_option chat_options[] = {
     {.name = "system", .kind = QR_OPTION_STRING, .offset = AT(system), .metavar = "TEXT", .help = "system message"},
@@ -357,8 +357,8 @@ static const qr_option chat_options[] = {
     {0},
 };
 static const qr_option_group chat_group = {"Chat", chat_options};
-static const qr_option_group *const chat_groups[] = {&chat_group, &chat_sampling, &model_group, &context,
-                                                     &memory,     &general,       NULL};
+static const qr_option_group *const chat_groups[] = {&chat_group, &chat_sampling,  &model_group, &context,
+                                                     &memory,     &qr_cli_general, NULL};
 
 static const qr_option generate_options[] = {
     {.name = "prompt",
@@ -389,8 +389,8 @@ static const qr_option generate_options[] = {
     {0},
 };
 static const qr_option_group generate_group = {"Input and output", generate_options};
-static const qr_option_group *const generate_groups[] = {&generate_group, &generate_sampling, &model_group, &memory,
-                                                         &scheduler,      &logging,           &general,     NULL};
+static const qr_option_group *const generate_groups[] = {&generate_group, &generate_sampling, &model_group,    &memory,
+                                                         &scheduler,      &logging,           &qr_cli_general, NULL};
 
 #define NO_SPECIAL_OPTIONS                                                                  \
     {.name = "no-add-special",                                                              \
@@ -419,7 +419,7 @@ static const qr_option tokenize_options[] = {
     {0},
 };
 static const qr_option_group tokenize_group = {"Options", tokenize_options};
-static const qr_option_group *const tokenize_groups[] = {&tokenize_group, &general, NULL};
+static const qr_option_group *const tokenize_groups[] = {&tokenize_group, &qr_cli_general, NULL};
 
 static const qr_option detokenize_options[] = {
     {.name = "ids",
@@ -440,7 +440,7 @@ static const qr_option detokenize_options[] = {
     {0},
 };
 static const qr_option_group detokenize_group = {"Options", detokenize_options};
-static const qr_option_group *const detokenize_groups[] = {&detokenize_group, &general, NULL};
+static const qr_option_group *const detokenize_groups[] = {&detokenize_group, &qr_cli_general, NULL};
 
 static const qr_option render_options[] = {
     {.name = "messages",
@@ -475,7 +475,7 @@ static const qr_option render_options[] = {
     {0},
 };
 static const qr_option_group render_group = {"Options", render_options};
-static const qr_option_group *const render_groups[] = {&render_group, &general, NULL};
+static const qr_option_group *const render_groups[] = {&render_group, &qr_cli_general, NULL};
 
 static const qr_option logits_options[] = {
     {.name = "ids", .kind = QR_OPTION_STRING, .offset = AT(ids), .metavar = "1,2,3", .help = "the prompt's token ids"},
@@ -489,11 +489,11 @@ static const qr_option logits_options[] = {
     {0},
 };
 static const qr_option_group logits_group = {"Options", logits_options};
-static const qr_option_group *const logits_groups[] = {&logits_group, &model_group, &general, NULL};
+static const qr_option_group *const logits_groups[] = {&logits_group, &model_group, &qr_cli_general, NULL};
 
 static const qr_option inspect_options[] = {JSON_OPTION("print everything as one JSON document"), {0}};
 static const qr_option_group inspect_group = {"Options", inspect_options};
-static const qr_option_group *const inspect_groups[] = {&inspect_group, &general, NULL};
+static const qr_option_group *const inspect_groups[] = {&inspect_group, &qr_cli_general, NULL};
 
 static const qr_option pull_options[] = {
     {.name = "revision",
@@ -511,7 +511,7 @@ static const qr_option pull_options[] = {
     {0},
 };
 static const qr_option_group pull_group = {"Options", pull_options};
-static const qr_option_group *const pull_groups[] = {&pull_group, &general, NULL};
+static const qr_option_group *const pull_groups[] = {&pull_group, &qr_cli_general, NULL};
 
 /* ---- bench ------------------------------------------------------------------------------------ */
 
@@ -564,8 +564,8 @@ static const qr_option throughput_options[] = {
     {0},
 };
 static const qr_option_group throughput_group = {"Workload", throughput_options};
-static const qr_option_group *const throughput_groups[] = {&throughput_group, &model_group, &memory,
-                                                           &scheduler,        &general,     NULL};
+static const qr_option_group *const throughput_groups[] = {&throughput_group, &model_group,    &memory,
+                                                           &scheduler,        &qr_cli_general, NULL};
 
 static const qr_option latency_options[] = {
     BENCH_INT("input-len", input_len, "tokens of each prompt"),
@@ -579,8 +579,8 @@ static const qr_option latency_options[] = {
     {0},
 };
 static const qr_option_group latency_group = {"Workload", latency_options};
-static const qr_option_group *const latency_groups[] = {&latency_group, &model_group, &memory,
-                                                        &scheduler,     &general,     NULL};
+static const qr_option_group *const latency_groups[] = {&latency_group, &model_group,    &memory,
+                                                        &scheduler,     &qr_cli_general, NULL};
 
 static const qr_option sharing_options[] = {
     BENCH_TEXT("n", n_list, "LIST", "sequences of a request, one run for each"),
@@ -592,8 +592,8 @@ static const qr_option sharing_options[] = {
     {0},
 };
 static const qr_option_group sharing_group = {"Workload", sharing_options};
-static const qr_option_group *const sharing_groups[] = {&sharing_group, &model_group, &memory, &scheduler,
-                                                        &logging,       &general,     NULL};
+static const qr_option_group *const sharing_groups[] = {&sharing_group, &model_group,    &memory, &scheduler,
+                                                        &logging,       &qr_cli_general, NULL};
 
 static const qr_option bench_serve_options[] = {
     BENCH_TEXT("base-url", base_url, "URL", "the server; in place of --host and --port"),
@@ -674,7 +674,7 @@ static const qr_option bench_result_options[] = {
 };
 static const qr_option_group bench_result_group = {"Result", bench_result_options};
 static const qr_option_group *const bench_serve_groups[] = {&bench_serve_group, &bench_load_group, &bench_result_group,
-                                                            &general, NULL};
+                                                            &qr_cli_general, NULL};
 
 /* ---- defaults that differ from the library's -------------------------------------------------- */
 
@@ -811,6 +811,20 @@ const qr_cli_command qr_cli_commands[] = {
      "quire bench serve --port 8000 --num-prompts 200 --max-concurrency 32 --ignore-eos\n"
      "quire bench serve --dataset-name sharegpt-lengths --dataset-path lengths.csv --request-rate 4 --save-result",
      bench_serve_groups, 0, qr_cli_run_bench_serve, NULL},
+    {"simulate", "", "run the scheduler in virtual time on GPUs and models of your choice",
+     "Simulate a server: the scheduler and the KV memory are the ones that serve, and only the model's work is "
+     "replaced "
+     "by its time on a device (rates from data sheets, efficiencies and overheads measured; docs/simulation.md). Each "
+     "rate of --request-rate is one run and one row: requests and output tokens finished a second; requests in a step, "
+     "mean; mean normalized latency (latency of a request / tokens of its answer); time to first token (TTFT) and "
+     "inter-token latency (ITL), median and 99th percentile; share of the KV memory that is in use, and of the slots "
+     "in use those that hold live tokens; preemptions. The same options give the same result everywhere.",
+     "quire simulate --model opt-13b --request-rate 1,2,3\n"
+     "quire simulate --model llama-3-8b --device h100 --request-rate 10,20,40 --json\n"
+     "quire simulate --model llama-3-70b --dataset-name trace --dataset-path data/traces/azure_llm_2023_conv.csv "
+     "--request-rate trace\n"
+     "quire simulate --model llama-13b --dataset-name translation --shared-prefix 341 --request-rate 20",
+     qr_cli_simulate_groups, 0, qr_cli_run_simulate, qr_cli_simulate_defaults},
     {0},
 };
 
