@@ -260,8 +260,8 @@ enum { MAX_ROWS = 10000, NUM_REQUESTS = 600 };
 /* ShareGPT lengths, filtered as the paper does. */
 static int read_trace(int32_t (*rows)[2])
 {
-    FILE *file = fopen("tests/golden/traces/sharegpt_lengths.csv", "r");
-    if (!file) fail_msg("run from the top of the source tree: tests/golden/traces/sharegpt_lengths.csv not found");
+    FILE *file = fopen("data/traces/sharegpt_lengths.csv", "r");
+    if (!file) fail_msg("run from the top of the source tree: data/traces/sharegpt_lengths.csv not found");
     int num_rows = 0, prompt, output;
     char line[64];
     while (fgets(line, sizeof line, file) && num_rows < MAX_ROWS) {
