@@ -68,6 +68,8 @@ static quire_status build(qr_report **out)
                                                .note = "close"});
     qr_report_row_add(figure,
                       &(qr_report_row){.label = "new", .unit = "x", .paper = NAN, .measured = 2, .decimals = 0});
+    qr_report_row_add(
+        figure, &(qr_report_row){.label = "range", .paper = 1.7, .paper_high = 2.7, .measured = 2.5, .decimals = 1});
     qr_report_chart(figure, &chart);
     return QUIRE_OK;
 }
@@ -91,6 +93,8 @@ static void page_and_data_say_what_was_added(void **state)
     assert_non_null(first);
     assert_non_null(strstr(first + 1, row)); /* in brief, and in its figure */
     assert_non_null(strstr(page, "<td class=\"n\">\xE2\x80\x93</td><td class=\"n\">2\xC3\x97</td>"));
+    assert_non_null(strstr(page, "1.7\xE2\x80\x93"
+                                 "2.7</td><td class=\"n\">2.5</td><td class=\"n\">1.00</td>"));
     assert_non_null(strstr(page, "id=\"picture-t\""));
     assert_null(strstr(page, "<script"));
     assert_null(strstr(page, "http://w3"));
@@ -98,7 +102,7 @@ static void page_and_data_say_what_was_added(void **state)
     assert_int_equal(strncmp(read_file("picture.svg"), "<svg ", 5), 0);
     json_t *json = json_loads(read_file("figures.json"), 0, NULL);
     json_t *rows = json_object_get(json_array_get(json, 0), "rows");
-    assert_int_equal(json_array_size(rows), 2);
+    assert_int_equal(json_array_size(rows), 3);
     assert_true(fabs(json_real_value(json_object_get(json_array_get(rows, 0), "measured")) - 21.07) < 1e-6);
     assert_true(json_is_null(json_object_get(json_array_get(rows, 1), "paper")));
     json_decref(json);

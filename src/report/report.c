@@ -153,11 +153,13 @@ void qr_report_text(qr_report_figure *figure, const char *fmt, ...)
     qr_xml_raw(&figure->text, "</p>\n");
 }
 
-static void write_number(qr_xml *out, double value, const qr_report_row *row)
+/* A value, or with `high` (0: none) a range. */
+static void write_number(qr_xml *out, double value, double high, const qr_report_row *row)
 {
     qr_xml_raw(out, "<td class=\"n\">");
     if (isfinite(value)) {
         qr_xml_printf(out, "%.*f", row->decimals, value);
+        if (high != 0) qr_xml_printf(out, "\xE2\x80\x93%.*f", row->decimals, high);
         if (row->unit) {
             qr_xml_raw(out, strcmp(row->unit, "x") == 0 ? "" : "\xC2\xA0"); /* no line break before a unit */
             qr_xml_text(out, strcmp(row->unit, "x") == 0 ? "\xC3\x97" : row->unit);
@@ -179,9 +181,12 @@ static void write_row(qr_xml *out, const qr_report_figure *where, const qr_repor
     qr_xml_raw(out, "<th scope=\"row\">");
     qr_xml_text(out, row->label);
     qr_xml_raw(out, "</th>");
-    write_number(out, row->paper, row);
-    write_number(out, row->measured, row);
-    double ratio = row->measured / row->paper;
+    write_number(out, row->paper, row->paper_high, row);
+    write_number(out, row->measured, 0, row);
+    /* to the nearest number of the paper's range */
+    double nearest = row->paper;
+    if (row->paper_high != 0) nearest = fmin(fmax(row->measured, row->paper), row->paper_high);
+    double ratio = row->measured / nearest;
     if (isfinite(ratio))
         qr_xml_printf(out, "<td class=\"n\">%.2f</td><td class=\"note\">", ratio);
     else
@@ -198,8 +203,10 @@ void qr_report_row_add(qr_report_figure *figure, const qr_report_row *row)
     qr_report *report = figure->report;
     write_row(&figure->rows, NULL, row);
     if (row->lead && figure->title) write_row(&report->lead, figure, row);
-    json_t *json = json_pack("{s:s,s:s*,s:o,s:o,s:s*}", "label", row->label, "unit", row->unit, "paper",
-                             number_or_null(row->paper), "measured", number_or_null(row->measured), "note", row->note);
+    json_t *json = json_pack("{s:s,s:s*,s:o,s:o,s:o,s:s*}", "label", row->label, "unit", row->unit, "paper",
+                             number_or_null(row->paper), "paper_high",
+                             number_or_null(row->paper_high != 0 ? row->paper_high : NAN), "measured",
+                             number_or_null(row->measured), "note", row->note);
     if (!json || !figure->json || json_array_append_new(figure->json, json) != 0) report->failed = true;
 }
 

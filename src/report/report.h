@@ -28,7 +28,8 @@ typedef struct qr_report_row {
     const char *label;      /* "Orca (Max), ShareGPT" */
     const char *unit;       /* "%", "x", "requests"; stands behind each number; NULL: none */
     double paper, measured; /* NAN: not given, shown as a dash */
-    int decimals;           /* of both numbers */
+    double paper_high;      /* the paper gives a range, from `paper` to this; 0: it does not */
+    int decimals;           /* of the numbers */
     bool lead;              /* also in the page's table "in brief" */
     const char *note;       /* why they differ, or what is special; NULL: none */
 } qr_report_row;
