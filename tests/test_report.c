@@ -55,7 +55,7 @@ static quire_status build(qr_report **out)
     qr_chart chart = {.id = "picture", .title = "Rate", .num_series = 1, .series = {{.x = x, .y = y, .count = 2}}};
     quire_status status = qr_report_create("The <paper>", out, &error);
     if (status != QUIRE_OK) return status;
-    qr_report_intro(*out, "Method & means");
+    qr_report_intro(*out, "Method & `means`");
     qr_report_fact(*out, "machine", "A100");
     qr_report_figure *figure = qr_report_add_figure(*out, "fig2", "Figure 2: memory");
     qr_report_text(figure, "%d requests", 1000);
@@ -85,7 +85,7 @@ static void page_and_data_say_what_was_added(void **state)
 
     const char *page = read_file("index.html");
     assert_non_null(strstr(page, "<h1>The &lt;paper&gt;</h1>"));
-    assert_non_null(strstr(page, "Method &amp; means"));
+    assert_non_null(strstr(page, "Method &amp; <code>means</code>"));
     assert_non_null(strstr(page, "1000 requests"));
     const char *row = "<th scope=\"row\">Orca (Max) &lt;&amp;&gt;</th><td class=\"n\">20.0\xC2\xA0%</td>"
                       "<td class=\"n\">21.1\xC2\xA0%</td><td class=\"n\">1.05</td><td class=\"note\">close</td>";

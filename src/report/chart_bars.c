@@ -108,6 +108,20 @@ static void write_grouped(const qr_chart_plot *plot, int category, double center
     }
 }
 
+/* Does the line of some series' reference run through a number that stands at `y`? */
+static bool crossed_out(const qr_chart_plot *plot, int category, double y)
+{
+    double base = 0;
+    for (int s = 0; s < plot->chart->num_series; s++) {
+        const qr_chart_series *series = &plot->chart->series[s];
+        if (series->reference && category < series->count &&
+            fabs(qr_scale_pixel(&plot->y, base + series->reference[category]) - y) < QR_CHART_VALUE_PX / 2.0 + 2)
+            return true;
+        base += fmax(value_of(plot->chart, s, category), 0);
+    }
+    return false;
+}
+
 static void write_stack(const qr_chart_plot *plot, int category, double center)
 {
     const qr_chart *chart = plot->chart;
@@ -120,7 +134,8 @@ static void write_stack(const qr_chart_plot *plot, int category, double center)
         write_bar(plot, s, category, x, width, from, to);
         char text[32];
         double text_width = chart->value_decimals < 0 ? INFINITY : value_width(chart, value, text);
-        if (from - to >= QR_CHART_VALUE_PX + 3 && text_width < width - 4)
+        if (from - to >= QR_CHART_VALUE_PX + 3 && text_width < width - 4 &&
+            !crossed_out(plot, category, (from + to) / 2))
             qr_chart_write_text(plot->out, center, (from + to) / 2 + 4, QR_CHART_MIDDLE, "qc-t qc-v qc-o",
                                 QR_CHART_VALUE_PX, 200, 0, text, strlen(text));
     }

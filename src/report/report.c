@@ -56,7 +56,7 @@ static const char page_style[] =
     "th.n,td.n{text-align:right;white-space:nowrap}td.note{color:var(--soft);min-width:12rem}"
     ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:.75rem;"
     "margin:.75rem 0}"
-    ".charts svg{width:100%;height:auto;max-width:45rem;border:1px solid var(--line);border-radius:4px}"
+    ".charts svg{width:100%;height:auto;max-width:36rem;border:1px solid var(--line);border-radius:4px}"
     "@media print{body{max-width:none;padding:0;font-size:9.5pt}section,tr,.charts svg{break-inside:avoid}"
     "nav{display:none}.charts{grid-template-columns:1fr 1fr}a{color:inherit;text-decoration:none}"
     "@page{margin:15mm}}";
@@ -95,12 +95,23 @@ void qr_report_destroy(qr_report *report)
     qr_free(report);
 }
 
-void qr_report_intro(qr_report *report, const char *text)
+/* A paragraph; what stands between backticks is code. */
+static void write_paragraph(qr_xml *out, const char *text)
 {
-    qr_xml_raw(&report->intro, "<p>");
-    qr_xml_text(&report->intro, text);
-    qr_xml_raw(&report->intro, "</p>\n");
+    qr_xml_raw(out, "<p>");
+    for (bool code = false;; code = !code) {
+        const size_t bytes = strcspn(text, "`");
+        qr_xml_text_bytes(out, text, bytes);
+        if (!text[bytes]) {
+            qr_xml_raw(out, code ? "</code></p>\n" : "</p>\n");
+            return;
+        }
+        qr_xml_raw(out, code ? "</code>" : "<code>");
+        text += bytes + 1;
+    }
 }
+
+void qr_report_intro(qr_report *report, const char *text) { write_paragraph(&report->intro, text); }
 
 void qr_report_fact(qr_report *report, const char *name, const char *value)
 {
@@ -148,9 +159,7 @@ void qr_report_text(qr_report_figure *figure, const char *fmt, ...)
     int bytes = vsnprintf(text, sizeof text, fmt, list);
     va_end(list);
     assert(bytes >= 0 && bytes < (int)sizeof text);
-    qr_xml_raw(&figure->text, "<p>");
-    qr_xml_text(&figure->text, text);
-    qr_xml_raw(&figure->text, "</p>\n");
+    write_paragraph(&figure->text, text);
 }
 
 /* A value, or with `high` (0: none) a range. */

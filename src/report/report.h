@@ -37,15 +37,15 @@ typedef struct qr_report_row {
 QUIRE_MUST_USE quire_status qr_report_create(const char *title, qr_report **out, quire_error *error);
 void qr_report_destroy(qr_report *report); /* NULL is fine */
 
-/* A paragraph of the introduction; and one line "name: value" of what was used: machine, calibration, traces. */
+/* A paragraph of the introduction, in which `this` is code; and one line "name: value" of what was used: machine,
+ * calibration, traces. */
 void qr_report_intro(qr_report *report, const char *text);
 void qr_report_fact(qr_report *report, const char *name, const char *value);
 
 /* A new figure. `id` names it in links and files (letters, digits, '-'); `title`: "Figure 2: use of memory".
  * NULL without memory; the functions below take that NULL and do nothing. */
 qr_report_figure *qr_report_add_figure(qr_report *report, const char *id, const char *title);
-void qr_report_text(qr_report_figure *figure, const char *fmt, ...)
-    QR_PRINTF(2, 3); /* a paragraph, at most 4,095 bytes */
+void qr_report_text(qr_report_figure *figure, const char *fmt, ...) QR_PRINTF(2, 3); /* the same, at most 4,095 bytes */
 void qr_report_row_add(qr_report_figure *figure, const qr_report_row *row);
 /* Draw a chart into the figure; chart->id is also its file's name and must be unique in the report. */
 void qr_report_chart(qr_report_figure *figure, const qr_chart *chart);
