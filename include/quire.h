@@ -167,7 +167,13 @@ typedef struct quire_engine_options {
     size_t swap_space_bytes;       /* host memory for preempted groups' KV blocks; > 0 for swap and auto, else 0 */
     const char *swap_path;         /* folder for a file to hold the swap space instead of memory; NULL: memory */
     uint64_t seed;                 /* key of the random numbers of requests without a seed; default 0 */
+    /* Guess tokens and check several in one step; the output is the same, bit for bit. vLLM's JSON:
+     * {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2} looks the last
+     * tokens up in the sequence itself; NULL: off. */
+    const char *speculative_config;
 } quire_engine_options;
+
+#define QUIRE_MAX_SPECULATIVE_TOKENS 32
 
 QUIRE_API void quire_engine_options_init(quire_engine_options *options);
 
@@ -203,6 +209,9 @@ typedef struct quire_stats {
     uint64_t num_preemptions, num_steps;
     uint64_t num_swapped_groups; /* preemptions that moved the group to swap space */
     uint64_t prompt_tokens, generation_tokens;
+    int num_speculative_tokens; /* drafts at a time at most; 0: no speculation */
+    uint64_t spec_decode_num_drafts, spec_decode_num_draft_tokens, spec_decode_num_accepted_tokens;
+    uint64_t spec_decode_num_accepted_tokens_per_pos[QUIRE_MAX_SPECULATIVE_TOKENS];
     uint64_t finished_stop, finished_length, finished_abort, finished_error;
     double live_slot_fraction;   /* live tokens / slots of allocated blocks, mean over all steps so far; 0 before one */
     double saved_block_fraction; /* blocks saved by sharing / blocks without sharing, mean over all steps so far */

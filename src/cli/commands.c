@@ -132,6 +132,14 @@ static const qr_option scheduler_options[] = {
      .metavar = "DIR",
      .default_text = "in memory",
      .help = "keep the swap space in an unnamed file of this folder"},
+    {.name = "speculative-config",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(engine.speculative_config),
+     .metavar = "JSON",
+     .default_text = "off",
+     .help = "guess tokens and check several in one step; the answers stay the same. {\"method\": \"ngram\", "
+             "\"num_speculative_tokens\": 4, \"prompt_lookup_max\": 4, \"prompt_lookup_min\": 2} looks the last "
+             "tokens up in the text so far"},
     {0},
 };
 static const qr_option_group scheduler = {"Scheduling", scheduler_options};

@@ -80,7 +80,7 @@ void qr_batch_build(qr_batch_builder *b, const qr_sched_step *step, const qr_blo
             b->slot_mapping[row] = (int64_t)ids[p / block_size] * block_size + p % block_size;
             if (prompt_rows && p + 1 < entry->request->num_prompt_tokens) add_row(b, row, e, p + 1);
         }
-        if (entry->samples) add_row(b, row - 1, e, -1);
+        for (int d = entry->num_draft_tokens; entry->samples && d >= 0; d--) add_row(b, row - 1 - d, e, -1);
         memcpy(b->block_table + (size_t)e * (size_t)b->batch.max_blocks, ids,
                (size_t)((end + block_size - 1) / block_size) * sizeof *ids);
         b->seq_lens[e] = end;

@@ -4,6 +4,8 @@
  *                        ├► prefix_order, prefix_blocks: who begins with the same blocks
  *                        └► rows: (flat row, entry, what for): sampling, or the log probability of a prompt token
  *
+ * An entry with draft tokens has rows to sample for its last token and for each draft, in order.
+ *
  * All arrays are reserved at create for the largest step. Threads: engine thread. */
 #ifndef QR_ENGINE_BATCH_H
 #define QR_ENGINE_BATCH_H

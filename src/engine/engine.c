@@ -182,17 +182,17 @@ static quire_status create_sched(quire_engine *e, quire_error *error)
 
 static quire_status create_sampling(quire_engine *e, quire_error *error)
 {
-    size_t seqs = (size_t)e->options.max_num_seqs, rows = (size_t)e->logits_rows;
+    size_t jobs = (size_t)e->max_jobs, rows = (size_t)e->logits_rows;
     int threads = qr_pool_num_threads(e->model->backend->pool);
-    e->jobs = qr_calloc(seqs, sizeof *e->jobs);
-    e->top_ids = qr_malloc(seqs * QR_MAX_LOGPROBS * sizeof *e->top_ids);
-    e->top_logprobs = qr_malloc(seqs * QR_MAX_LOGPROBS * sizeof *e->top_logprobs);
+    e->jobs = qr_calloc(jobs, sizeof *e->jobs);
+    e->top_ids = qr_malloc(jobs * QR_MAX_LOGPROBS * sizeof *e->top_ids);
+    e->top_logprobs = qr_malloc(jobs * QR_MAX_LOGPROBS * sizeof *e->top_logprobs);
     e->row_max = qr_malloc(rows * sizeof *e->row_max);
     e->row_sum_exp = qr_malloc(rows * sizeof *e->row_sum_exp);
     e->row_argmax = qr_malloc(rows * sizeof *e->row_argmax);
     e->scratch = qr_calloc((size_t)threads, sizeof *e->scratch);
     if (!e->jobs || !e->top_ids || !e->top_logprobs || !e->row_max || !e->row_sum_exp || !e->row_argmax || !e->scratch)
-        return qr_fail_nomem(error, "the sampler", seqs * (sizeof *e->jobs + QR_MAX_LOGPROBS * 8));
+        return qr_fail_nomem(error, "the sampler", jobs * (sizeof *e->jobs + QR_MAX_LOGPROBS * 8));
     for (int i = 0; i < threads; i++)
         QR_TRY(qr_sampler_scratch_create(e->model->info.vocab_size, &e->scratch[i], error));
     return QUIRE_OK;
@@ -207,6 +207,7 @@ static void init_stats(quire_engine *e)
     s->max_model_len = e->options.max_model_len;
     s->max_num_seqs = e->options.max_num_seqs;
     s->max_num_batched_tokens = e->options.max_num_batched_tokens;
+    s->num_speculative_tokens = e->spec.num_tokens;
     s->kv_cache_dtype = e->options.kv_cache_dtype;
     s->kv_cache_bytes = (size_t)e->kv_config.num_blocks * kv_block_bytes(e);
 }
@@ -218,13 +219,16 @@ static quire_status create_all(quire_engine *e, quire_error *error)
     qr_backend *be = e->model->backend;
     quire_engine_options *o = &e->options;
     QR_TRY(check_options(o, error));
+    QR_TRY(qr_spec_parse(o->speculative_config, &e->spec, error));
+    o->speculative_config = NULL; /* the caller's string */
     QR_TRY(parse_kv_dtype(e, error));
     QR_TRY(size_pool(e, error));
     QR_TRY(create_sched(e, error));
     QR_TRY(be->ops->kv_cache_create(be, &e->kv_config, &e->cache, error));
     QR_TRY(create_swap(e, error));
-    o->swap_path = NULL; /* the caller's string */
-    e->logits_rows = o->max_num_seqs < MAX_LOGITS_ROWS ? o->max_num_seqs : MAX_LOGITS_ROWS;
+    o->swap_path = NULL;                                      /* the caller's string */
+    e->max_jobs = o->max_num_seqs * (1 + e->spec.num_tokens); /* also for each of n sequences that share one row */
+    e->logits_rows = e->max_jobs < MAX_LOGITS_ROWS ? e->max_jobs : MAX_LOGITS_ROWS;
     QR_TRY(qr_model_workspace_create(e->model->model, o->max_num_batched_tokens, e->logits_rows, o->max_model_len,
                                      &e->ws, error));
     QR_TRY(qr_batch_init(&e->batch, o->max_num_batched_tokens, o->max_num_seqs,
@@ -280,6 +284,7 @@ static void destroy_parts(quire_engine *e)
     qr_free(e->row_max);
     qr_free(e->row_sum_exp);
     qr_free(e->row_argmax);
+    qr_spec_config_deinit(&e->spec);
 }
 
 void quire_engine_destroy(quire_engine *e)
@@ -326,6 +331,7 @@ quire_status quire_submit(quire_engine *e, const quire_request_options *options,
     quire_request *r = NULL;
     QR_TRY(qr_request_create(e->model, options, e->options.max_model_len, &r, error));
     quire_status status = validate(e, r, error);
+    if (status == QUIRE_OK) status = qr_request_index_ngrams(r, &e->spec, error);
     if (status != QUIRE_OK) {
         qr_request_unref(r);
         return status;

@@ -21,7 +21,8 @@
 /* One token to draw: a logits row and the sequence that it is for. */
 typedef struct qr_sample_job {
     qr_seq *seq;
-    int row; /* of the current chunk of logits */
+    int row;       /* of the current chunk of logits */
+    int draft_idx; /* it follows so many of the sequence's draft tokens, and counts only if they are right */
     int32_t token;
     quire_token_logprobs logprobs; /* arrays in the engine's top_ids, top_logprobs */
 } qr_sample_job;
@@ -34,14 +35,16 @@ struct quire_engine {
     qr_kv_config kv_config;
     qr_swap swap;
     double compute_us_per_token; /* measured */
+    qr_spec_config spec;
+    qr_spec_costs spec_costs;
     qr_model_workspace *ws;
     qr_batch_builder batch;
     int logits_rows; /* rows of logits computed at a time */
 
     qr_sampler_scratch **scratch; /* [threads] */
-    qr_sample_job *jobs;          /* [max_num_seqs] of the step */
-    int num_jobs;
-    int32_t *top_ids; /* [max_num_seqs, QR_MAX_LOGPROBS] */
+    qr_sample_job *jobs;          /* [max_jobs] of the step; a sequence's drafts side by side */
+    int num_jobs, max_jobs;
+    int32_t *top_ids; /* [max_jobs, QR_MAX_LOGPROBS] */
     float *top_logprobs;
     float *row_max, *row_sum_exp; /* [logits_rows] */
     int32_t *row_argmax;

@@ -175,6 +175,7 @@ static quire_status reserve_outputs(quire_request *r, quire_error *error)
     if (!r->seqs) return qr_fail_nomem(error, "the outputs", n * sizeof *r->seqs);
     for (size_t i = 0; i < n; i++) {
         qr_output_seq *seq = &r->seqs[i];
+        qr_spec_seq_init(&seq->spec);
         if (r->model->tokenizer) qr_detok_init(&seq->detok, r->model->tokenizer, r->params.skip_special_tokens);
         if (qr_buf_reserve(&seq->text, text) != 0) return qr_fail_nomem(error, "the outputs", text);
         seq->text.data[0] = '\0';
@@ -238,6 +239,17 @@ quire_status qr_request_create(const quire_model *model, const quire_request_opt
     return QUIRE_OK;
 }
 
+quire_status qr_request_index_ngrams(quire_request *r, const qr_spec_config *config, quire_error *error)
+{
+    for (int i = 0; i < r->num_seqs && config->method == QR_SPEC_NGRAM && !r->beams; i++) {
+        qr_ngram **ngram = &r->seqs[i].spec.ngram;
+        QR_TRY(
+            qr_ngram_create(r->num_prompt + r->max_output_tokens, config->min_ngram, config->max_ngram, ngram, error));
+        for (int t = 0; t < r->num_prompt; t++) qr_ngram_push(*ngram, r->prompt_ids[t]);
+    }
+    return QUIRE_OK;
+}
+
 void qr_request_unref(quire_request *r)
 {
     if (atomic_fetch_sub(&r->num_refs, 1) != 1) return;
@@ -246,7 +258,10 @@ void qr_request_unref(quire_request *r)
         qr_free(o);
     }
     qr_free(r->current);
-    for (int i = 0; r->seqs && i < r->num_seqs; i++) qr_free(r->seqs[i].text.data);
+    for (int i = 0; r->seqs && i < r->num_seqs; i++) {
+        qr_ngram_destroy(r->seqs[i].spec.ngram);
+        qr_free(r->seqs[i].text.data);
+    }
     qr_free(r->seqs);
     qr_beam_destroy(r->beams);
     qr_free(r->prompt_logprobs.tokens);

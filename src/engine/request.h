@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "engine/beam.h"
 #include "engine/model_api.h"
+#include "engine/speculate.h"
 #include "sched/scheduler.h"
 
 /* One sequence's output state (engine thread). */
@@ -27,6 +28,7 @@ typedef struct qr_output_seq {
     bool finished;
     double cumulative_logprob;
     int64_t last_token_us;
+    qr_spec_seq spec;
 
     /* of a sequence that is chosen among: what its output will be, once it has finished */
     size_t text_bytes;
@@ -96,6 +98,11 @@ QUIRE_MUST_USE quire_status qr_request_create(const quire_model *model, const qu
                                               int max_model_len, quire_request **out, quire_error *error);
 void qr_request_unref(quire_request *request);     /* frees with the last reference */
 void qr_request_ask_abort(quire_request *request); /* any thread; the engine looks before its next step */
+
+/* With method ngram: an index of each sequence's tokens, which begin with the prompt. Before the request is submitted.
+ *   returns  OK | NOMEM (the request stays whole) */
+QUIRE_MUST_USE quire_status qr_request_index_ngrams(quire_request *request, const qr_spec_config *config,
+                                                    quire_error *error);
 
 /* Ids that end a sequence of this request: the model's (unless ignore_eos). */
 bool qr_request_is_eos(const quire_request *request, int32_t token_id);

@@ -1,4 +1,5 @@
 #include <math.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "engine/engine.h"
@@ -53,7 +54,7 @@ static void sample_job(const chunk *c, qr_sample_job *job, qr_sampler_scratch *s
                        .prompt = request->prompt_ids,
                        .num_prompt = request->num_prompt,
                        .output = seq->output_token_ids,
-                       .num_output = seq->num_output_tokens,
+                       .num_output = seq->num_output_tokens + job->draft_idx, /* the drafts stand behind the outputs */
                        .key = request->key,
                        .seq_index = seq->idx};
     if (!p->ignore_eos) {
@@ -93,7 +94,9 @@ static void sample_tile(void *ctx, int tile_idx, int thread_idx)
 static void add_jobs(quire_engine *e, const qr_sched_entry *entry, int row)
 {
     if (!entry->forks || request_of(entry->request)->beams) {
-        e->jobs[e->num_jobs++] = (qr_sample_job){.seq = entry->seq, .row = row};
+        const qr_sample_job *last = e->num_jobs > 0 ? &e->jobs[e->num_jobs - 1] : NULL;
+        int draft_idx = last && last->seq == entry->seq ? last->draft_idx + 1 : 0;
+        e->jobs[e->num_jobs++] = (qr_sample_job){.seq = entry->seq, .row = row, .draft_idx = draft_idx};
         return;
     }
     for (int i = 0; i < entry->request->n; i++)
@@ -134,17 +137,33 @@ static void observe_token(quire_stats *s, quire_request *r, qr_output_seq *seq, 
     seq->last_token_us = now_us;
 }
 
-/* Counters and latencies of all the step's tokens, before anyone is told of them. */
+/* Counters and latencies of all the step's tokens, before anyone is told of them; what depends on drafts apart. */
 static void observe_tokens(quire_engine *e, int64_t now_us)
 {
     pthread_mutex_lock(&e->lock);
     for (int i = 0; i < e->num_jobs; i++) {
         const qr_seq *seq = e->jobs[i].seq;
         quire_request *r = request_of(seq->request);
+        if (e->jobs[i].draft_idx > 0) {
+            e->stats.spec_decode_num_drafts += e->jobs[i].draft_idx == 1;
+            e->stats.spec_decode_num_draft_tokens++;
+            continue;
+        }
         const bool starts_beams = r->beams && r->beams->num_tokens == 0; /* from one row */
         for (int s = 0; s < r->num_seqs && starts_beams; s++) observe_token(&e->stats, r, &r->seqs[s], now_us);
         if (!starts_beams && r->params.max_tokens > 0) observe_token(&e->stats, r, &r->seqs[seq->idx], now_us);
     }
+    pthread_mutex_unlock(&e->lock);
+}
+
+/* The token that follows an accepted draft. */
+static void observe_accepted(quire_engine *e, const qr_sample_job *job, int64_t now_us)
+{
+    quire_request *r = request_of(job->seq->request);
+    pthread_mutex_lock(&e->lock);
+    observe_token(&e->stats, r, &r->seqs[job->seq->idx], now_us);
+    e->stats.spec_decode_num_accepted_tokens++;
+    e->stats.spec_decode_num_accepted_tokens_per_pos[job->draft_idx - 1]++;
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -157,25 +176,68 @@ static qr_request_status sched_status(quire_finish_reason reason)
     }
 }
 
-/* Append, deliver, finish; the request is retired with its last sequence. */
-static void take_token(quire_engine *e, const qr_sample_job *job)
+/* Append, deliver, finish; the request is retired with its last sequence.
+ *   out_finished   the sequence is, and may be gone
+ *   returns        whether the token is the sequence's next draft */
+static bool take_token(quire_engine *e, const qr_sample_job *job, bool *out_finished)
 {
     qr_seq *seq = job->seq;
     quire_request *r = request_of(seq->request);
     quire_finish_reason reason = QUIRE_FINISH_LENGTH;
+    bool drafted = false;
     if (r->params.max_tokens > 0) {
         const qr_new_token token = {job->token, r->params.logprobs >= 0 ? &job->logprobs : NULL};
-        qr_sched_append_token(e->sched, seq, job->token);
+        drafted = qr_sched_append_token(e->sched, seq, job->token);
         reason = qr_request_add_token(r, seq->idx, token, seq->num_output_tokens);
     } else {
         qr_request_end_seq(r, seq->idx, 0, reason); /* only the prompt was asked for */
     }
-    if (reason == QUIRE_FINISH_NONE) return;
+    *out_finished = reason != QUIRE_FINISH_NONE;
+    if (!*out_finished) return drafted;
     bool last = r->num_finished == r->num_seqs;
     qr_sched_finish_seq(e->sched, seq, sched_status(reason));
-    if (!last) return;
+    if (!last) return drafted;
     if (r->chosen_among) qr_request_deliver_best(r);
     qr_engine_retire(e, r, reason);
+    return drafted;
+}
+
+static int num_running_seqs(const quire_engine *e)
+{
+    qr_sched_stats now;
+    qr_sched_get_stats(e->sched, &now);
+    return now.num_running_seqs;
+}
+
+/* Guess what follows the sequence's tokens, for its next step. */
+static void propose_drafts(quire_engine *e, qr_seq *seq)
+{
+    qr_spec_seq *spec = &request_of(seq->request)->seqs[seq->idx].spec;
+    int32_t drafts[QUIRE_MAX_SPECULATIVE_TOKENS];
+    if (!spec->ngram) return;
+    for (int32_t t = qr_ngram_num_tokens(spec->ngram); t < qr_seq_num_tokens(seq); t++)
+        qr_ngram_push(spec->ngram, qr_seq_token(seq, t));
+    int num = qr_ngram_propose(spec->ngram, e->spec.num_tokens, drafts);
+    if (num == 0) return;
+    num = qr_sched_want_drafts(e->sched, seq, qr_spec_num_drafts(spec, &e->spec_costs, num, num_running_seqs(e)));
+    memcpy(seq->output_token_ids + seq->num_output_tokens, drafts, (size_t)num * sizeof *drafts);
+}
+
+/* The tokens of one sequence, from its job on: one, and one more for each draft that turns out right.
+ *   returns  the job after the sequence's last */
+static int take_tokens(quire_engine *e, int job_idx, int64_t now_us)
+{
+    qr_seq *seq = e->jobs[job_idx].seq;
+    int end = job_idx + 1, next = job_idx;
+    while (end < e->num_jobs && e->jobs[end].draft_idx > 0) end++;
+    for (bool go_on = true, finished = false; go_on; next++) {
+        if (next > job_idx) observe_accepted(e, &e->jobs[next], now_us);
+        go_on = take_token(e, &e->jobs[next], &finished) && !finished;
+        if (finished) return end;
+    }
+    qr_spec_observe_drafts(&request_of(seq->request)->seqs[seq->idx].spec, end - job_idx - 1, next - job_idx - 1);
+    propose_drafts(e, seq);
+    return end;
 }
 
 static void observe_step(quire_engine *e, const qr_sched_step *step, int64_t start_us, int64_t forward_us)
@@ -220,6 +282,13 @@ static void measure_costs(quire_engine *e, double us_per_token)
     qr_sched_set_costs(e->sched, e->compute_us_per_token, e->swap.us_per_block);
 }
 
+static bool all_sample(const qr_sched_step *step)
+{
+    int i = 0;
+    while (i < step->num_entries && step->entries[i].samples) i++;
+    return i == step->num_entries;
+}
+
 void qr_engine_run_step(quire_engine *e, const qr_sched_step *step)
 {
     _Static_assert(sizeof(qr_copy_pair) == sizeof(qr_block_copy), "the scheduler's copies are the backend's");
@@ -242,11 +311,12 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step)
 
     qr_sched_commit_step(e->sched);
     observe_tokens(e, now_us);
-    for (int i = 0; i < e->num_jobs; i++) {
+    if (all_sample(step)) qr_spec_observe_step(&e->spec_costs, step->num_tokens, (double)forward_us);
+    for (int i = 0; i < e->num_jobs;) {
         if (request_of(e->jobs[i].seq->request)->beams)
-            qr_engine_take_beam(e, i);
+            qr_engine_take_beam(e, i++);
         else
-            take_token(e, &e->jobs[i]);
+            i = take_tokens(e, i, now_us);
     }
     measure_costs(e, (double)forward_us / step->num_tokens);
     observe_step(e, step, start_us, forward_us);

@@ -94,6 +94,22 @@ static void emit_state(page *p, const quire_stats *s)
     sample(p, name, "finished_reason=\"error\"", (double)s->finished_error);
 }
 
+static void emit_speculation(page *p, const quire_stats *s)
+{
+    if (s->num_speculative_tokens == 0) return;
+    counter(p, "vllm:spec_decode_num_drafts_total", "Number of spec decoding drafts.", s->spec_decode_num_drafts);
+    counter(p, "vllm:spec_decode_num_draft_tokens_total", "Number of draft tokens.", s->spec_decode_num_draft_tokens);
+    counter(p, "vllm:spec_decode_num_accepted_tokens_total", "Number of accepted tokens.",
+            s->spec_decode_num_accepted_tokens);
+    const char *name = "vllm:spec_decode_num_accepted_tokens_per_pos_total";
+    head(p, name, "counter", "Accepted tokens per draft position.");
+    for (int i = 0; i < s->num_speculative_tokens; i++) {
+        char position[32];
+        snprintf(position, sizeof position, "position=\"%d\"", i);
+        sample(p, name, position, (double)s->spec_decode_num_accepted_tokens_per_pos[i]);
+    }
+}
+
 static void emit_histograms(page *p, const quire_stats *s)
 {
     histogram(p, "vllm:time_to_first_token_seconds", "Histogram of time to first token in seconds.",
@@ -148,6 +164,7 @@ void qr_metrics_answer(qr_call *call, const char *path)
     qr_emit_raw(&p.labels, "engine=\"0\",model_name=");
     qr_emit_string(&p.labels, call->server->model_name, strlen(call->server->model_name));
     emit_state(&p, &stats);
+    emit_speculation(&p, &stats);
     emit_histograms(&p, &stats);
     head(&p, "vllm:cache_config_info", "gauge", "Information of the LLMEngine CacheConfig");
     char extra[128];
