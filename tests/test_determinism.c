@@ -35,7 +35,7 @@ typedef struct result {
 
 typedef struct run_results {
     result seqs[MAX_REQUESTS][MAX_N];
-    uint64_t num_preemptions;
+    uint64_t num_preemptions, num_drafted, num_accepted; /* tokens */
 } run_results;
 
 typedef struct workload {
@@ -48,8 +48,12 @@ typedef struct setting {
     const char *name;
     bool one_by_one, no_prefix_caching, no_chunks;
     int num_kv_blocks, max_num_batched_tokens, max_num_seqs, block_size, max_model_len;
-    const char *policy;
+    const char *policy, *speculative_config;
 } setting;
+
+#define NGRAM                                                                           \
+    "{\"method\": \"ngram\", \"num_speculative_tokens\": 5, \"prompt_lookup_max\": 3, " \
+    "\"prompt_lookup_min\": 1, \"adaptive\": "
 
 static uint64_t random_state;
 
@@ -58,6 +62,9 @@ static int random_below(int n)
     random_state = random_state * 6364136223846793005u + 1442695040888963407u;
     return (int)((random_state >> 33) % (uint64_t)n);
 }
+
+static const quire_logit_bias few_tokens[] = {{.token_id = 100, .bias = 50}, {101, 50}, {102, 48}};
+static const char *const stop_strings[] = {". The", "ing "};
 
 /* Mixed lengths and every kind of sampling; a third of the prompts begin alike, all of them with a system prompt. */
 static void make_workload(workload *w, int num_requests, int vocab_size, kind kind)
@@ -96,6 +103,19 @@ static void make_workload(workload *w, int num_requests, int vocab_size, kind ki
         if (i % 5 == 3) o->sampling.min_p = 0.02;
         if (i % 6 == 4) o->sampling.repetition_penalty = 1.2;
         if (i % 6 == 5) o->sampling.frequency_penalty = 0.5;
+        if (i % 5 == 4) { /* says the same again and again: drafts are often right */
+            o->sampling.logit_bias = few_tokens;
+            o->sampling.num_logit_bias = i % 10 == 9 ? 3 : 2;
+        }
+        if (i % 10 == 9) { /* ends at the third of them, but not at once */
+            o->sampling.stop_token_ids = &few_tokens[2].token_id;
+            o->sampling.num_stop_token_ids = 1;
+            o->sampling.min_tokens = 15;
+        }
+        if (!is_tiny && i % 3 == 1) {
+            o->sampling.stop = stop_strings;
+            o->sampling.num_stop = 2;
+        }
     }
 }
 
@@ -164,6 +184,7 @@ static void run(quire_model *model, const workload *w, const setting *s, run_res
     if (s->max_num_seqs) options.max_num_seqs = s->max_num_seqs;
     if (s->block_size) options.block_size = s->block_size;
     if (s->policy) options.scheduling_policy = s->policy;
+    options.speculative_config = s->speculative_config;
     if (quire_engine_create(model, &options, &engine, &error) != QUIRE_OK) fail_msg("%s: %s", s->name, error.message);
     for (int i = 0; i < w->num_requests; i++) {
         requests[i] = submit(engine, &w->options[i]);
@@ -178,6 +199,8 @@ static void run(quire_model *model, const workload *w, const setting *s, run_res
     }
     assert_int_equal(stats.num_free_kv_blocks, stats.num_kv_blocks);
     out->num_preemptions = stats.num_preemptions;
+    out->num_drafted = stats.spec_decode_num_draft_tokens;
+    out->num_accepted = stats.spec_decode_num_accepted_tokens;
     quire_engine_destroy(engine);
 }
 
@@ -232,7 +255,16 @@ static const setting settings[] = {
     {.name = "no chunks", .no_chunks = true},
     {.name = "sixty blocks", .num_kv_blocks = 60},
     {.name = "by priority, few blocks", .policy = "priority", .num_kv_blocks = 24},
+    {.name = "n-grams, as many as pay", .speculative_config = NGRAM "true}"},
+    {.name = "n-grams", .speculative_config = NGRAM "false}"},
+    {.name = "n-grams, few blocks, steps of 40 tokens",
+     .speculative_config = NGRAM "false}",
+     .num_kv_blocks = 48,
+     .block_size = 8,
+     .max_num_batched_tokens = 40,
+     .max_num_seqs = 23},
     {.name = "everything",
+     .speculative_config = NGRAM "false}",
      .num_kv_blocks = 48,
      .block_size = 8,
      .max_num_batched_tokens = 23,
@@ -286,7 +318,11 @@ static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1,
             snprintf(name, sizeof name, "%s, %d threads", settings[i].name, threads);
             run(model, &w, &settings[i], &got);
             compare(path, name, &reference, &got, num_requests);
-            printf("%s, %s: %llu preemptions\n", path, name, (unsigned long long)got.num_preemptions);
+            printf("%s, %s: %llu preemptions, %llu of %llu drafts accepted\n", path, name,
+                   (unsigned long long)got.num_preemptions, (unsigned long long)got.num_accepted,
+                   (unsigned long long)got.num_drafted);
+            const char *config = settings[i].speculative_config;
+            if (config && strstr(config, "false")) assert_true(got.num_accepted > 20);
             num_preemptions += got.num_preemptions;
             free_results(&got);
         }

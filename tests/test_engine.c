@@ -399,6 +399,7 @@ static void failed_allocations_change_nothing(void **state)
         assert_true(n < 100000);
     }
     quire_engine_options engine_options = small_options();
+    engine_options.speculative_config = "{\"method\": \"ngram\", \"num_speculative_tokens\": 3}";
     quire_engine *engine = NULL;
     for (uint64_t n = 0; !engine; n++) {
         qr_mem_fail_after(n);

@@ -43,8 +43,9 @@ static quire_status read_method(const json_t *object, qr_spec_config *out, quire
 
 static quire_status check_fields(const json_t *object, const qr_spec_config *config, quire_error *error)
 {
-    static const char *const ngram[] = {"method", "num_speculative_tokens", "prompt_lookup_max", "prompt_lookup_min"};
-    static const char *const draft_model[] = {"method", "num_speculative_tokens", "model"};
+    static const char *const ngram[] = {"method", "num_speculative_tokens", "adaptive", "prompt_lookup_max",
+                                        "prompt_lookup_min"};
+    static const char *const draft_model[] = {"method", "num_speculative_tokens", "adaptive", "model"};
     const bool is_ngram = config->method == QR_SPEC_NGRAM;
     const char *const *names = is_ngram ? ngram : draft_model;
     const size_t count = is_ngram ? sizeof ngram / sizeof *ngram : sizeof draft_model / sizeof *draft_model;
@@ -58,8 +59,8 @@ static quire_status check_fields(const json_t *object, const qr_spec_config *con
             return qr_fail_param(error, "speculative_config",
                                  "speculative_config: method %s has no field \"%.40s\"; it takes %s",
                                  is_ngram ? "ngram" : "draft_model", key,
-                                 is_ngram ? "num_speculative_tokens, prompt_lookup_max and prompt_lookup_min"
-                                          : "model and num_speculative_tokens");
+                                 is_ngram ? "num_speculative_tokens, prompt_lookup_max, prompt_lookup_min and adaptive"
+                                          : "model, num_speculative_tokens and adaptive");
     }
     return QUIRE_OK;
 }
@@ -76,6 +77,9 @@ static quire_status read_config(const json_t *object, qr_spec_config *out, quire
     if (out->min_ngram == 0) out->min_ngram = out->max_ngram ? out->max_ngram : 5;
     if (out->max_ngram == 0) out->max_ngram = out->min_ngram;
     if (out->min_ngram > out->max_ngram) return bad(error, "prompt_lookup_min is above prompt_lookup_max");
+    const json_t *adaptive = json_object_get(object, "adaptive");
+    if (adaptive && !json_is_boolean(adaptive)) return bad(error, "adaptive: true or false");
+    out->adaptive = !json_is_false(adaptive);
     if (out->method != QR_SPEC_DRAFT_MODEL) return QUIRE_OK;
     const json_t *model = json_object_get(object, "model");
     if (!json_string_length(model)) return bad(error, "model: the path of a draft model");
@@ -133,8 +137,9 @@ void qr_spec_seq_init(qr_spec_seq *seq) { *seq = (qr_spec_seq){.acceptance = 0.8
 
 int qr_spec_num_drafts(qr_spec_seq *seq, const qr_spec_costs *c, int max_drafts, int num_seqs)
 {
-    enum { RETRY = 32 }; /* a draft now and then shows whether the text has become predictable */
-    const double cost = c->us_per_token > 0 ? relative_cost(c, num_seqs) : 0;
+    enum { RETRY = 32 };       /* a draft now and then shows whether the text has become predictable */
+    const double margin = 1.1; /* costs are measured: what hardly pays is left alone */
+    const double cost = c->us_per_token > 0 ? margin * relative_cost(c, num_seqs) : 0;
     double gain = seq->acceptance;
     int num = 0;
     for (; num < max_drafts && gain > cost; num++) gain *= seq->acceptance;

@@ -26,11 +26,12 @@ typedef struct qr_spec_config {
     qr_spec_method method;
     int num_tokens; /* drafts of a sequence in one step at most, <= QUIRE_MAX_SPECULATIVE_TOKENS */
     int min_ngram, max_ngram;
-    char *model; /* path; the config's own */
+    bool adaptive; /* as many drafts as pay, else num_tokens whenever there are so many */
+    char *model;   /* path; the config's own */
 } qr_spec_config;
 
 /* vLLM's JSON: {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2} or
- * {"model": PATH, "num_speculative_tokens": 4}; NULL: off.
+ * {"model": PATH, "num_speculative_tokens": 4}; both may have "adaptive": false. NULL: off.
  *   returns  OK | INVALID (error->param "speculative_config") | NOMEM; deinit in any case */
 QUIRE_MUST_USE quire_status qr_spec_parse(const char *json, qr_spec_config *out, quire_error *error);
 void qr_spec_config_deinit(qr_spec_config *config);

@@ -219,7 +219,8 @@ static void propose_drafts(quire_engine *e, qr_seq *seq)
         qr_ngram_push(spec->ngram, qr_seq_token(seq, t));
     int num = qr_ngram_propose(spec->ngram, e->spec.num_tokens, drafts);
     if (num == 0) return;
-    num = qr_sched_want_drafts(e->sched, seq, qr_spec_num_drafts(spec, &e->spec_costs, num, num_running_seqs(e)));
+    if (e->spec.adaptive) num = qr_spec_num_drafts(spec, &e->spec_costs, num, num_running_seqs(e));
+    num = qr_sched_want_drafts(e->sched, seq, num);
     memcpy(seq->output_token_ids + seq->num_output_tokens, drafts, (size_t)num * sizeof *drafts);
 }
 
