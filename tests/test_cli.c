@@ -193,6 +193,15 @@ static void workloads(void **state)
     qr_bench_workload_deinit(&w);
     qr_bench_workload_deinit(&again);
 
+    args.random_prefix_len = 33;
+    assert_int_equal(qr_bench_workload_init(&args, 0, &w, &error), QUIRE_OK);
+    for (int i = 1; i < w.count; i++) {
+        assert_in_range(w.prompts[i].num_ids, 33 + 10, 33 + 30);
+        assert_memory_equal(w.prompts[i].ids, w.prompts[0].ids, 33 * 4);
+        assert_memory_not_equal(w.prompts[i].ids + 33, w.prompts[0].ids + 33, 10 * 4);
+    }
+    qr_bench_workload_deinit(&w);
+
     args.dataset_name = "sharegpt-lengths";
     assert_int_equal(qr_bench_workload_init(&args, 0, &w, &error), QUIRE_INVALID);
     args.dataset_path = path;

@@ -63,10 +63,12 @@ static int random_length(qr_random *random, int length, double range_ratio)
 static quire_status fill_random(const qr_cli_bench_args *args, qr_random *random, qr_bench_workload *out,
                                 quire_error *error)
 {
+    int prefix = args->random_prefix_len;
     for (int i = 0; i < args->num_prompts; i++) {
         int input = random_length(random, args->random_input_len, args->random_range_ratio);
         int output = random_length(random, args->random_output_len, args->random_range_ratio);
-        QR_TRY(add_random_prompt(out, random, input, output, error));
+        QR_TRY(add_random_prompt(out, random, prefix + input, output, error));
+        memcpy(out->prompts[i].ids, out->prompts[0].ids, (size_t)prefix * sizeof *out->prompts[i].ids);
     }
     return QUIRE_OK;
 }

@@ -22,7 +22,7 @@ enum { QR_CLI_OK = 0, QR_CLI_FAILED = 1, QR_CLI_USAGE = 2 };
 enum { QR_CLI_MAX_WORDS = 2 };
 
 typedef struct qr_cli_bench_args {
-    int num_prompts, input_len, output_len, random_input_len, random_output_len;
+    int num_prompts, input_len, output_len, random_input_len, random_prefix_len, random_output_len;
     int batch_size, num_iters, num_iters_warmup, max_concurrency;
     double random_range_ratio, request_rate, burstiness, temperature;
     uint64_t seed;

@@ -550,6 +550,12 @@ static const qr_option_group *const pull_groups[] = {&pull_group, &qr_cli_genera
                    "\"output_tokens\": N} for custom"),                                                               \
         BENCH_INT("num-prompts", num_prompts, "requests to send"),                                                    \
         BENCH_INT("random-input-len", random_input_len, "tokens of a random prompt"),                                 \
+        {.name = "random-prefix-len",                                                                                 \
+         .kind = QR_OPTION_INT,                                                                                       \
+         .offset = AT(bench.random_prefix_len),                                                                       \
+         .metavar = "N",                                                                                              \
+         .max = 1e8,                                                                                                  \
+         .help = "tokens before it that are the same in all prompts"},                                                \
         BENCH_INT("random-output-len", random_output_len, "tokens of its answer, and of custom ones that name none"), \
         {.name = "random-range-ratio",                                                                                \
          .kind = QR_OPTION_DOUBLE,                                                                                    \
