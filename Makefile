@@ -70,7 +70,7 @@ $(VECTOR_OBJ): $(BUILD)/%.o: %.c $(PLAIN)/%.o $(BUILD)/flags
 	@cp $(PLAIN)/$*.o $@
 endif
 
-$(BUILD)/src/sim/trace_made.o: data/traces/sharegpt_lengths.csv # is in it
+$(BUILD)/src/sim/embedded.o: data/traces/sharegpt_lengths.csv data/beam_parents.csv # are in it
 
 $(BUILD)/libquire.a: $(LIB_OBJ)
 	@echo '  AR   $@'

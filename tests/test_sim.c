@@ -304,7 +304,7 @@ static void beams_follow_the_record(void **state)
     s.workload.beam_search = true;
     s.sim.beams = &beams;
     double saved[2];
-    static const char *const records[] = {"{\"3\": [[0, 1, 2]]}", "{\"3\": [[0, 0, 1], [0, 1, 1], [2, 0, 1]]}"};
+    static const char *const records[] = {"width,parents\n3,012\n", "width,parents\n3,001 011 201\n"};
     for (int i = 0; i < 2; i++) {
         if (qr_sim_beams_parse("b.json", records[i], strlen(records[i]), &beams, &error) != QUIRE_OK)
             fail_msg("%s", error.message);

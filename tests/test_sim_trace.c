@@ -83,30 +83,36 @@ static void beam_records(void **state)
     (void)state;
     qr_sim_beams b;
     quire_error error;
-    const char *good = "{\"2\": [[0, 1], [1, 1]]}";
+    const char *good = "width,parents\r\n2,01 11\r\n\n10,0123456789";
     assert_int_equal(qr_sim_beams_parse("b", good, strlen(good), &b, &error), QUIRE_OK);
     assert_int_equal(b.num_rows[2], 2);
     assert_int_equal(b.parents[2][3], 1);
+    assert_int_equal(b.parents[10][9], 9);
     qr_sim_beams_deinit(&b);
-    static const char *const bad[] = {"",
-                                      "[]",
-                                      "{\"1\": [[0]]}",
-                                      "{\"17\": []}",
-                                      "{\"2\": []}",
-                                      "{\"2\": [[0]]}",
-                                      "{\"2\": [[0, 2]]}",
-                                      "{\"2\": [[0, -1]]}",
-                                      "{\"2\": [[0, 1.5]]}",
-                                      "{\"2\": [[0, 1]], \"02\": [[0, 1]]}",
-                                      "{\"2\": [[0, 1]], \"x\": [[0, 1]]}"};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        assert_int_equal(qr_sim_beams_parse("b", bad[i], strlen(bad[i]), &b, &error), QUIRE_FORMAT);
+    static const struct {
+        const char *text, *message;
+    } bad[] = {{"", "no searches"},
+               {"width,parents\n", "no searches"},
+               {"2,01\n", "line 1: width,parents"},
+               {"width,parents\n1,0\n", "line 2: a beam width"},
+               {"width,parents\n2,01\n11,0\n", "line 3: a beam width"},
+               {"width,parents\n2 01\n", "line 2: a beam width"},
+               {"width,parents\n2,01 0\n", "line 2: words of 2 digits below 2"},
+               {"width,parents\n2,01 02\n", "line 2: words of 2 digits below 2"},
+               {"width,parents\n2,01 0-\n", "line 2: words of 2 digits below 2"}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        assert_int_equal(qr_sim_beams_parse("b", bad[i].text, strlen(bad[i].text), &b, &error), QUIRE_FORMAT);
+        if (!strstr(error.message, bad[i].message)) fail_msg("'%s': %s", bad[i].text, error.message);
+    }
+    assert_int_equal(qr_sim_beams_recorded(&b, &error), QUIRE_OK);
+    assert_true(b.num_rows[2] > 1000 && b.num_rows[4] > 1000 && b.num_rows[6] > 1000);
+    qr_sim_beams_deinit(&b);
 }
 
 static void made_traces(void **state)
 {
     (void)state;
-    qr_sim_trace t, chats;
+    qr_sim_trace t, scaled, chats;
     quire_error error;
     assert_int_equal(qr_sim_trace_sharegpt(&t, &error), QUIRE_OK);
     qr_sim_trace_filter(&t, 4, 1024, 2048);
@@ -115,6 +121,12 @@ static void made_traces(void **state)
     for (size_t i = 0; i < t.num_rows; i++)
         assert_true(t.rows[i].prompt_tokens >= 4 && t.rows[i].prompt_tokens <= 1024 && t.rows[i].output_tokens >= 4 &&
                     t.rows[i].prompt_tokens + t.rows[i].output_tokens <= 2048);
+    assert_int_equal(qr_sim_trace_sharegpt_paper(&scaled, &error), QUIRE_OK);
+    print_message("scaled to the paper's means: %zu rows, mean %.2f in, %.2f out\n", scaled.num_rows,
+                  qr_sim_trace_mean_prompt(&scaled), qr_sim_trace_mean_output(&scaled));
+    assert_true(fabs(qr_sim_trace_mean_prompt(&scaled) / 161.31 - 1) < 5e-3);
+    assert_true(fabs(qr_sim_trace_mean_output(&scaled) / 337.99 - 1) < 5e-3);
+    qr_sim_trace_deinit(&scaled);
     assert_int_equal(qr_sim_trace_chats(&t, 3.5, 1024, 1024, 4000, 1, &chats, &error), QUIRE_OK);
     size_t num_long = 0;
     for (size_t i = 0; i < chats.num_rows; i++) {

@@ -8,7 +8,7 @@
 #include "sim/result.h"
 #include "sim/sim.h"
 
-enum { MAX_RATES = 64 };
+enum { MAX_RATES = 64, MAX_ALLOCATORS = QR_NUM_KV_ALLOCATORS };
 
 typedef struct simulation {
     const qr_cli_args *args;
@@ -18,6 +18,8 @@ typedef struct simulation {
     qr_sim_beams beams;
     double rates[MAX_RATES]; /* 0: the trace's */
     int num_rates;
+    qr_kv_allocator allocators[MAX_ALLOCATORS];
+    int num_allocators;
     FILE *json_file;
     qr_cli_progress progress;
     qr_sim_result result;
@@ -131,6 +133,7 @@ static quire_status load_requests(simulation *s, quire_error *error)
         return qr_sim_trace_from_shape(&qr_sim_shape_alpaca, NUM_ROWS, b->seed, &s->trace, error);
     if (strcmp(b->dataset_name, "translation") == 0)
         return qr_sim_trace_from_shape(&qr_sim_shape_translation, NUM_ROWS, b->seed, &s->trace, error);
+    if (strcmp(b->dataset_name, "sharegpt-paper") == 0) return qr_sim_trace_sharegpt_paper(&s->trace, error);
     QR_TRY(qr_sim_trace_sharegpt(&sharegpt, error));
     qr_sim_trace_filter(&sharegpt, 4, 1024, 2048);
     if (strcmp(b->dataset_name, "sharegpt") == 0) {
@@ -169,18 +172,41 @@ static quire_status choose_rates(simulation *s, quire_error *error)
     }
 }
 
+static quire_status choose_allocators(simulation *s, quire_error *error)
+{
+    const char *at = s->args->sim.kv_allocators;
+    if (strcmp(at, "all") == 0) {
+        for (int i = 0; i < QR_NUM_KV_ALLOCATORS; i++) s->allocators[s->num_allocators++] = (qr_kv_allocator)i;
+        return QUIRE_OK;
+    }
+    for (;; at++) {
+        char name[32];
+        const size_t length = strcspn(at, ",");
+        snprintf(name, sizeof name, "%.*s", (int)(length < sizeof name ? length : sizeof name - 1), at);
+        qr_kv_allocator allocator;
+        if (!qr_kv_allocator_parse(name, &allocator) || s->num_allocators == MAX_ALLOCATORS)
+            return qr_fail(error, QUIRE_INVALID, "--kv-allocator: '%s' is not the name of one, or one too many", name);
+        s->allocators[s->num_allocators++] = allocator;
+        at += length;
+        if (!*at) return QUIRE_OK;
+    }
+}
+
 static quire_status choose_workload(simulation *s, quire_error *error)
 {
     const qr_cli_args *a = s->args;
     const int width = a->beam_width;
     QR_TRY(load_requests(s, error));
     QR_TRY(choose_rates(s, error));
-    if (width > 1 && !a->sim.beam_statistics)
-        return qr_fail(error, QUIRE_INVALID, "--beam-width needs --beam-statistics");
+    QR_TRY(choose_allocators(s, error));
     if (width > 1 && a->sampling.n > 1) return qr_fail(error, QUIRE_INVALID, "-n and --beam-width: one of them");
-    if (a->sim.beam_statistics) QR_TRY(parse_file(a->sim.beam_statistics, parse_beams, &s->beams, error));
+    if (a->sim.beam_record)
+        QR_TRY(parse_file(a->sim.beam_record, parse_beams, &s->beams, error));
+    else
+        QR_TRY(qr_sim_beams_recorded(&s->beams, error));
     if (width > 1 && s->beams.num_rows[width] == 0)
-        return qr_fail(error, QUIRE_INVALID, "%s: nothing for beam width %d", a->sim.beam_statistics, width);
+        return qr_fail(error, QUIRE_INVALID, "--beam-width %d: the record has no such searches; see --beam-record",
+                       width);
     s->workload = (qr_sim_workload_options){.trace = &s->trace,
                                             .speed = a->sim.speed,
                                             .num_requests = a->sim.num_prompts,
@@ -211,7 +237,7 @@ static void describe(const simulation *s)
 
 static void print_header(void)
 {
-    printf("%8s %10s %10s %8s %9s %9s %9s %9s %9s %6s %6s %8s\n", "rate", "requests/s", "tokens/s", "batched",
+    printf("%-18s %8s %10s %10s %8s %9s %9s %9s %9s %9s %6s %6s %8s\n", "", "rate", "requests/s", "tokens/s", "batched",
            "s/token", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99", "KV %", "live %", "preempt.");
 }
 
@@ -229,9 +255,10 @@ static void print_row(const simulation *s, double rate)
     const double seconds = r->seconds > 0 ? r->seconds : 1;
     char text[16];
     format_rate(rate, text, sizeof text);
-    printf("%8s %10.3f %10.1f %8.2f %9.4f %9.3f %9.3f %9.4f %9.4f %6.1f %6.1f %8lld\n", text,
-           (double)r->num_requests / seconds, (double)r->output_tokens / seconds, r->mean_batched_requests,
-           qr_sim_histogram_mean(&r->normalized_latency), qr_sim_histogram_percentile(&r->time_to_first_token, 50),
+    printf("%-18s %8s %10.3f %10.1f %8.2f %9.4f %9.3f %9.3f %9.4f %9.4f %6.1f %6.1f %8lld\n",
+           qr_kv_allocator_name(s->sim.sched.kv_allocator), text, (double)r->num_requests / seconds,
+           (double)r->output_tokens / seconds, r->mean_batched_requests, qr_sim_histogram_mean(&r->normalized_latency),
+           qr_sim_histogram_percentile(&r->time_to_first_token, 50),
            qr_sim_histogram_percentile(&r->time_to_first_token, 99),
            qr_sim_histogram_percentile(&r->inter_token_latency, 50),
            qr_sim_histogram_percentile(&r->inter_token_latency, 99), 100 * (1 - r->memory.free), 100 * r->live_share,
@@ -243,7 +270,8 @@ static int write_json(const simulation *s, double rate)
     const qr_sim_cost *c = &s->sim.cost;
     char text[16];
     format_rate(rate, text, sizeof text);
-    json_t *object = json_pack("{s:s, s:s, s:i, s:I, s:i, s:s, s:s, s:i, s:b, s:I}", "model", c->model.name, "device",
+    json_t *object = json_pack("{s:s, s:s, s:s, s:i, s:I, s:i, s:s, s:s, s:i, s:b, s:I}", "kv_allocator",
+                               qr_kv_allocator_name(s->sim.sched.kv_allocator), "model", c->model.name, "device",
                                c->device.name, "tensor_parallel_size", c->tensor_parallel_size, "num_kv_blocks",
                                (json_int_t)s->sim.sched.num_blocks, "block_size", s->sim.sched.block_size, "dataset",
                                s->args->bench.dataset_name, "request_rate", text, "n", s->workload.num_seqs,
@@ -272,6 +300,17 @@ static bool on_progress(void *user, double fraction, double seconds, int64_t num
     return !qr_cli_interrupted();
 }
 
+/* Regions are as long as they need to be: their blocks are single slots. */
+static void set_allocator(simulation *s, qr_kv_allocator allocator)
+{
+    qr_sched_options *o = &s->sim.sched;
+    const int64_t num_slots = o->num_blocks * o->block_size;
+    s->sim.cost.contiguous = allocator != QR_KV_VLLM;
+    o->kv_allocator = allocator;
+    o->block_size = s->sim.cost.contiguous ? 1 : s->args->engine.block_size;
+    o->num_blocks = num_slots / o->block_size;
+}
+
 static int run_rate(simulation *s, double rate)
 {
     enum { NUM_AT_ONCE = 1000 };
@@ -295,8 +334,9 @@ static int run_rates(simulation *s)
     if (path && !s->json_file) return qr_cli_fail("%s: %s", path, strerror(errno));
     describe(s);
     if (!s->args->json) print_header();
-    for (int i = 0; exit_status == QR_CLI_OK && i < s->num_rates; i++) {
-        exit_status = run_rate(s, s->rates[i]);
+    for (int i = 0; exit_status == QR_CLI_OK && i < s->num_rates * s->num_allocators; i++) {
+        set_allocator(s, s->allocators[i / s->num_rates]);
+        exit_status = run_rate(s, s->rates[i % s->num_rates]);
         if (qr_cli_flush() != QR_CLI_OK) exit_status = QR_CLI_FAILED;
     }
     if (s->json_file && fclose(s->json_file) != 0 && exit_status == QR_CLI_OK)

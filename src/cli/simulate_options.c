@@ -43,6 +43,9 @@ static const qr_option machine_options[] = {
 static const qr_option_group machine = {"Machine", machine_options};
 
 static const qr_option policy_options[] = {
+    TEXT("kv-allocator", sim.kv_allocators, "NAME,...", NULL,
+         "vllm: blocks as they are needed; orca-max, orca-pow2, orca-oracle: the PagedAttention paper's baselines, "
+         "contiguous memory for the longest answer, the next power of two, the true length; all: all of them"),
     {.name = "block-size",
      .kind = QR_OPTION_INT,
      .offset = AT(engine.block_size),
@@ -98,8 +101,9 @@ static const qr_option workload_options[] = {
     {.name = "dataset-name",
      .kind = QR_OPTION_CHOICE,
      .offset = AT(bench.dataset_name),
-     .choices = "sharegpt|alpaca|chat|translation|trace",
-     .help = "sharegpt: lengths of first turns, filtered as in the paper; alpaca: lengths with that data set's means; "
+     .choices = "sharegpt|sharegpt-paper|alpaca|chat|translation|trace",
+     .help = "sharegpt: lengths of first turns, filtered as in the paper; sharegpt-paper: scaled to its means too; "
+             "alpaca: lengths with that data set's means; "
              "chat: ShareGPT turns that follow each other, prompts of at most 1,024 tokens; translation: sentences "
              "(with --shared-prefix 80 or 341 the paper's); trace: --dataset-path"},
     TEXT("dataset-path", bench.dataset_path, "FILE", "",
@@ -139,12 +143,11 @@ static const qr_option workload_options[] = {
      .kind = QR_OPTION_INT,
      .offset = AT(beam_width),
      .metavar = "N",
-     .max = 16,
+     .max = 10,
      .default_text = "no beam search",
-     .help = "beams of each request; needs --beam-statistics"},
-    TEXT("beam-statistics", sim.beam_statistics, "FILE", "",
-         "JSON of recorded searches, which the simulated ones follow: {\"4\": [[0, 0, 1, 3], ...]}, for each beam of "
-         "a step which beam of the last one it continues"),
+     .help = "beams of each request, which fork and end as in recorded searches"},
+    TEXT("beam-record", sim.beam_record, "FILE", "one of SmolLM2, widths 2, 4 and 6",
+         "those searches: CSV of width,parents as tools/beam-statistics.py writes it"),
     {.name = "shared-prefix",
      .kind = QR_OPTION_INT,
      .offset = AT(sim.shared_prefix),
@@ -177,5 +180,6 @@ void qr_cli_simulate_defaults(qr_cli_args *args)
     args->engine.max_num_seqs = 256;
     args->engine.gpu_memory_utilization = 0.9;
     args->bench.dataset_name = "sharegpt";
-    args->sim = (qr_cli_sim_args){.model = "opt-13b", .request_rates = "2", .speed = 1, .duration = 3600};
+    args->sim = (qr_cli_sim_args){
+        .model = "opt-13b", .kv_allocators = "vllm", .request_rates = "2", .speed = 1, .duration = 3600};
 }

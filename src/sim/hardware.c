@@ -13,7 +13,7 @@
  * SmolLM2-135M-Instruct.Q4_1 on two cores of an AMD EPYC (Zen 5); its rates are not used. */
 #define GPU_CONSTANTS                                                                                                \
     .link_us = 15, .transfer_us = 4, .weight_efficiency = 0.8, .flops_efficiency = 0.6, .attention_efficiency = 0.6, \
-    .host_efficiency = 0.8, .block_overhead_tokens = 3.7, .step_us = 5000, .seq_us = 300
+    .host_efficiency = 0.8, .block_overhead_tokens = 3.7, .step_us = 3500, .seq_us = 250
 const qr_sim_device qr_sim_devices[] = {
     {.name = "a100-40gb",
      .memory_gib = 40,

@@ -62,6 +62,7 @@ static quire_status add_request(sim *s, quire_error *error)
             .prompt_token_ids = script ? script->prompt : s->prompt,
             .num_prompt_tokens = s->next.prompt_tokens,
             .max_output_tokens = script ? script->max_output_tokens : s->next.output_tokens,
+            .expected_output_tokens = s->next.output_tokens,
             .n = script ? script->num_seqs : s->workload.options.num_seqs,
             .lockstep = s->workload.options.beam_search,
             .user = r,
@@ -263,17 +264,19 @@ static void observe_state(sim *s, double begin, const qr_sched_step *step)
     qr_sched_get_stats(s->sched, &stats);
     const double seconds = s->now - begin;
     const double num_slots = (double)stats.num_blocks * s->options->sched.block_size;
-    const double live = (double)stats.num_live_slots / num_slots;
-    const double used = 1 - (double)stats.num_free_blocks / stats.num_blocks;
+    const double live = (double)stats.slots.live / num_slots, unused = (double)stats.slots.unused / num_slots;
     qr_sim_timeline_observe(&s->result->timeline,
-                            &(qr_sim_sample){begin, s->now, live, used, stats.num_running, stats.num_waiting});
+                            &(qr_sim_sample){begin, s->now, live, 1 - unused, stats.num_running, stats.num_waiting});
     if (!in_window(s, begin)) return;
     s->window_seconds += seconds;
     s->result->mean_batched_requests += seconds * stats.num_running;
     s->result->mean_batched_seqs += seconds * step->num_entries;
-    s->result->memory.live += seconds * live;
-    s->result->memory.internal += seconds * (used - live);
-    s->result->memory.free += seconds * (1 - used);
+    qr_sim_memory *m = &s->result->memory;
+    m->live += seconds * live;
+    m->reserved += seconds * (double)stats.slots.reserved / num_slots;
+    m->internal += seconds * (double)stats.slots.internal / num_slots;
+    m->external += seconds * (double)stats.slots.external / num_slots;
+    m->free += seconds * unused;
 }
 
 static quire_status run_step(sim *s, quire_error *error)

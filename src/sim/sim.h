@@ -34,7 +34,7 @@ void qr_sim_histogram_observe(qr_sim_histogram *histogram, double value);
 double qr_sim_histogram_mean(const qr_sim_histogram *histogram);                       /* exact; 0 of nothing */
 double qr_sim_histogram_percentile(const qr_sim_histogram *histogram, double percent); /* within 1 % */
 
-/* Shares of all KV slots, mean over time. They add up to 1. */
+/* Shares of all KV slots (scheduler.h, qr_slot_counts), mean over time. They add up to 1. */
 typedef struct qr_sim_memory {
     double live, reserved, internal, external, free;
 } qr_sim_memory;

@@ -4,23 +4,60 @@
 
 #include "base/mem.h"
 #include "base/random.h"
+#include "sim/embedded.h"
 #include "sim/trace_impl.h"
-
-/* data/traces/sharegpt_lengths.csv, byte by byte. */
-extern const char qr_sim_sharegpt_csv[], qr_sim_sharegpt_csv_end[];
-__asm__(".section .rodata\n"
-        ".global qr_sim_sharegpt_csv\n.hidden qr_sim_sharegpt_csv\nqr_sim_sharegpt_csv:\n"
-        ".incbin \"data/traces/sharegpt_lengths.csv\"\n"
-        ".global qr_sim_sharegpt_csv_end\n.hidden qr_sim_sharegpt_csv_end\nqr_sim_sharegpt_csv_end:\n.byte 0\n"
-        ".previous\n");
 
 const qr_sim_shape qr_sim_shape_alpaca = {19.31, 0.6, 58.45, 1.1, 4, 1024, 1024};
 const qr_sim_shape qr_sim_shape_translation = {28, 0.6, 38, 0.6, 4, 512, 512};
+
+enum { PAPER_MIN_TOKENS = 4, PAPER_MAX_PROMPT = 1024, PAPER_MAX_TOTAL = 2048 };
 
 quire_status qr_sim_trace_sharegpt(qr_sim_trace *out, quire_error *error)
 {
     return qr_sim_trace_parse("sharegpt_lengths.csv", qr_sim_sharegpt_csv,
                               (size_t)(qr_sim_sharegpt_csv_end - qr_sim_sharegpt_csv), out, error);
+}
+
+/* Scale, filter, and take the mean. */
+static double filtered_mean(const qr_sim_trace *from, double prompt_factor, double output_factor, qr_sim_trace *to,
+                            bool of_outputs)
+{
+    to->num_rows = from->num_rows;
+    for (size_t i = 0; i < from->num_rows; i++) {
+        to->rows[i].prompt_tokens = (int32_t)round(from->rows[i].prompt_tokens * prompt_factor);
+        to->rows[i].output_tokens = (int32_t)round(from->rows[i].output_tokens * output_factor);
+    }
+    qr_sim_trace_filter(to, PAPER_MIN_TOKENS, PAPER_MAX_PROMPT, PAPER_MAX_TOTAL);
+    return of_outputs ? qr_sim_trace_mean_output(to) : qr_sim_trace_mean_prompt(to);
+}
+
+/* Both means depend on both factors, a little: a few rounds of halving one, then the other. */
+static void scale_to_paper(const qr_sim_trace *from, qr_sim_trace *to)
+{
+    double factors[2] = {1, 1};
+    static const double means[2] = {161.31, 337.99};
+    for (int round = 0; round < 6; round++) {
+        for (int which = 0; which < 2; which++) {
+            double low = 0.2, high = 5;
+            for (int i = 0; i < 30; i++) {
+                factors[which] = (low + high) / 2;
+                if (filtered_mean(from, factors[0], factors[1], to, which == 1) < means[which])
+                    low = factors[which];
+                else
+                    high = factors[which];
+            }
+        }
+    }
+}
+
+quire_status qr_sim_trace_sharegpt_paper(qr_sim_trace *out, quire_error *error)
+{
+    qr_sim_trace raw;
+    QR_TRY(qr_sim_trace_sharegpt(&raw, error));
+    const quire_status status = qr_sim_trace_sharegpt(out, error);
+    if (status == QUIRE_OK) scale_to_paper(&raw, out);
+    qr_sim_trace_deinit(&raw);
+    return status;
 }
 
 /* ---- shapes ------------------------------------------------------------------------------------ */
