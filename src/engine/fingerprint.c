@@ -1,0 +1,79 @@
+#include "engine/fingerprint.h"
+
+#include <string.h>
+#include <xxhash.h>
+
+enum { PIECE = 1 << 16 };
+
+static void add(XXH3_state_t *h, const void *data, size_t bytes) { XXH3_128bits_update(h, data, bytes); }
+
+/* With its end, so that "ab" "c" differs from "a" "bc". */
+static void add_text(XXH3_state_t *h, const char *text) { add(h, text, strlen(text) + 1); }
+
+static void add_value(XXH3_state_t *h, const qr_meta *meta)
+{
+    int64_t i;
+    double d;
+    bool flag;
+    qr_string_view s;
+    qr_meta_type type;
+    uint64_t count = 0;
+    if (qr_meta_i64(meta, &i)) add(h, &i, sizeof i);
+    if (qr_meta_f64(meta, &d)) add(h, &d, sizeof d);
+    if (qr_meta_bool(meta, &flag)) add(h, &flag, sizeof flag);
+    if (qr_meta_str(meta, &s)) add(h, s.data, s.len);
+    (void)qr_meta_array(meta, &type, &count);
+    for (uint64_t k = 0; k < count; k++)
+        if (qr_meta_array_f64(meta, k, &d)) add(h, &d, sizeof d);
+}
+
+/* A GGUF's metadata but the tokenizer's, or a folder's config.json. */
+static void add_config(XXH3_state_t *h, const qr_checkpoint *ckpt)
+{
+    for (int i = 0; i < qr_checkpoint_num_meta(ckpt); i++) {
+        const qr_meta *meta = qr_checkpoint_meta_at(ckpt, i);
+        if (strncmp(qr_meta_key(meta), "tokenizer.", strlen("tokenizer.")) == 0) continue;
+        add_text(h, qr_meta_key(meta));
+        add_value(h, meta);
+    }
+    const char *text = NULL;
+    size_t bytes = 0;
+    if (!qr_checkpoint_is_gguf(ckpt) && qr_checkpoint_text(ckpt, "config.json", &text, &bytes, NULL) == QUIRE_OK &&
+        text)
+        add(h, text, bytes);
+}
+
+static void add_weights(XXH3_state_t *h, const qr_checkpoint *ckpt)
+{
+    const uint64_t limit = 1ull << 30;
+    uint64_t total = 0;
+    for (int i = 0; i < qr_checkpoint_num_tensors(ckpt); i++) total += qr_checkpoint_tensor(ckpt, i)->bytes;
+    const uint64_t step = (total / limit + 1) * PIECE; /* one piece in each step of a tensor */
+    for (int i = 0; i < qr_checkpoint_num_tensors(ckpt); i++) {
+        const qr_tensor_view *t = qr_checkpoint_tensor(ckpt, i);
+        add_text(h, t->name);
+        add(h, &t->dtype, sizeof t->dtype);
+        add(h, t->dims, sizeof t->dims);
+        for (uint64_t at = 0; at < t->bytes; at += step) {
+            const size_t rest = t->bytes - (size_t)at;
+            add(h, (const uint8_t *)t->data + at, rest < PIECE ? rest : PIECE);
+        }
+    }
+}
+
+void qr_model_fingerprint(const quire_model *m, const char *kv_cache_dtype, uint64_t out[2])
+{
+    XXH3_state_t state;
+    XXH3_INITSTATE(&state);
+    XXH3_128bits_reset(&state);
+    add_text(&state, QUIRE_VERSION);
+    add_text(&state, kv_cache_dtype);
+    add_text(&state, m->info.compute_dtype);
+    add(&state, &m->compute, sizeof m->compute);
+    add(&state, m->info.device, strcspn(m->info.device, " ")); /* "cpu": all instruction sets give the same bits */
+    add_config(&state, m->ckpt);
+    add_weights(&state, m->ckpt);
+    const XXH128_hash_t hash = XXH3_128bits_digest(&state);
+    out[0] = hash.low64;
+    out[1] = hash.high64;
+}
