@@ -166,7 +166,11 @@ typedef struct quire_engine_options {
     const char *preemption_mode;   /* "recompute" (default) | "swap" | "auto": whichever is cheaper as measured */
     size_t swap_space_bytes;       /* host memory for preempted groups' KV blocks; > 0 for swap and auto, else 0 */
     const char *swap_path;         /* folder for a file to hold the swap space instead of memory; NULL: memory */
-    uint64_t seed;                 /* key of the random numbers of requests without a seed; default 0 */
+    /* Folder for a file that keeps evicted and, when the engine is destroyed, all cached full blocks, and is read again
+     * by the next engine of the same model, compute and KV dtype and block size; NULL: none. One engine at a time. */
+    const char *prefix_cache_path;
+    size_t prefix_cache_space_bytes; /* size of that file at most; default 4 GiB */
+    uint64_t seed;                   /* key of the random numbers of requests without a seed; default 0 */
     /* Guess tokens and check several in one step; the output is the same, bit for bit. vLLM's JSON:
      * {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2} looks the last
      * tokens up in the sequence itself; NULL: off. */
@@ -206,6 +210,13 @@ typedef struct quire_stats {
     size_t kv_cache_bytes;
     double kv_cache_usage;                            /* 0..1 */
     uint64_t prefix_cache_queries, prefix_cache_hits; /* tokens, since start */
+    uint64_t external_prefix_cache_queries;           /* tokens looked for in the stored prefix cache, since start */
+    uint64_t external_prefix_cache_hits;              /* and found there */
+    int64_t max_prefix_store_blocks;                  /* the stored prefix cache: room for; 0 without one */
+    int64_t num_prefix_store_blocks;                  /* held now */
+    uint64_t prefix_store_written;                    /* blocks since start */
+    uint64_t prefix_store_dropped;                    /* blocks not kept: the disk was slower than they came, or full */
+    uint64_t prefix_store_broken;                     /* blocks found damaged, and computed again */
     uint64_t num_preemptions, num_steps;
     uint64_t num_swapped_groups; /* preemptions that moved the group to swap space */
     uint64_t prompt_tokens, generation_tokens;

@@ -47,7 +47,7 @@ typedef struct qr_cli_args {
 
     quire_model_options model;
     quire_engine_options engine;
-    double swap_space_gib;
+    double swap_space_gib, prefix_cache_space_gib;
     quire_sampling_params sampling;
     qr_option_list stop;
     const char *stop_token_ids, *logit_bias; /* "1,2" and {"1": -5} */

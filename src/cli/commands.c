@@ -67,6 +67,19 @@ static const qr_option memory_options[] = {
      .offset = AT(engine.kv_cache_dtype),
      .choices = "auto|float16|float32",
      .help = "type of the stored keys and values; auto: float16, or float32 with --compute-dtype float32"},
+    {.name = "prefix-cache-path",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(engine.prefix_cache_path),
+     .metavar = "DIR",
+     .default_text = "none",
+     .help = "keep KV blocks that memory has no more room for, and at the end all that are cached, in a file of this "
+             "folder, and begin with them after a restart; one quire at a time"},
+    {.name = "prefix-cache-space",
+     .kind = QR_OPTION_DOUBLE,
+     .offset = AT(prefix_cache_space_gib),
+     .metavar = "GiB",
+     .default_text = "4",
+     .help = "size of that file, at most"},
     {0},
 };
 static const qr_option_group memory = {"KV cache", memory_options};

@@ -29,6 +29,8 @@ int qr_cli_create_engine(qr_cli_args *args, quire_model *model, quire_engine **o
     bool swaps = args->engine.preemption_mode && strcmp(args->engine.preemption_mode, "recompute") != 0;
     double swap_gib = args->swap_space_gib > 0 ? args->swap_space_gib : swaps ? 4 : 0;
     args->engine.swap_space_bytes = (size_t)(swap_gib * (1 << 30));
+    if (args->prefix_cache_space_gib > 0)
+        args->engine.prefix_cache_space_bytes = (size_t)(args->prefix_cache_space_gib * (1 << 30));
     if (quire_engine_create(model, &args->engine, out, &error) == QUIRE_OK) return QR_CLI_OK;
     return qr_cli_fail("%s", error.message);
 }
@@ -55,6 +57,9 @@ void qr_cli_describe(const quire_model *model, quire_engine *engine)
                 (long long)stats.num_kv_blocks, stats.num_kv_blocks == 1 ? "" : "s", stats.block_size,
                 (long long)num_tokens, num_seqs, num_seqs == 1 ? "" : "s", stats.max_model_len, stats.kv_cache_dtype,
                 cache);
+    if (stats.max_prefix_store_blocks > 0)
+        qr_cli_note("prefixes  %lld blocks stored, room for %lld", (long long)stats.num_prefix_store_blocks,
+                    (long long)stats.max_prefix_store_blocks);
 }
 
 /* ---- input ------------------------------------------------------------------------------------ */

@@ -21,7 +21,8 @@ void quire_engine_options_init(quire_engine_options *options)
                                       .enable_chunked_prefill = true,
                                       .enable_prefix_caching = true,
                                       .scheduling_policy = "fcfs",
-                                      .preemption_mode = "recompute"};
+                                      .preemption_mode = "recompute",
+                                      .prefix_cache_space_bytes = (size_t)4 << 30};
 }
 
 /* ---- options -------------------------------------------------------------------------------------------- */
@@ -175,6 +176,7 @@ static quire_status create_sched(quire_engine *e, quire_error *error)
     s.max_model_len = o->max_model_len;
     s.enable_chunked_prefill = o->enable_chunked_prefill;
     s.enable_prefix_caching = o->enable_prefix_caching;
+    s.store = e->prefix_store ? &e->block_store : NULL;
     QR_TRY(qr_sched_create(&s, &e->sched, error));
     o->max_num_batched_tokens = qr_sched_get_options(e->sched)->max_num_batched_tokens;
     return QUIRE_OK;
@@ -212,6 +214,18 @@ static void init_stats(quire_engine *e)
     s->kv_cache_bytes = (size_t)e->kv_config.num_blocks * kv_block_bytes(e);
 }
 
+static void publish_store(quire_engine *e)
+{
+    if (!e->prefix_store) return;
+    qr_prefix_store_stats now;
+    qr_prefix_store_get_stats(e->prefix_store, &now);
+    e->stats.max_prefix_store_blocks = now.num_slots;
+    e->stats.num_prefix_store_blocks = now.num_blocks;
+    e->stats.prefix_store_written = now.num_written;
+    e->stats.prefix_store_dropped = now.num_dropped;
+    e->stats.prefix_store_broken = now.num_broken;
+}
+
 static void *engine_main(void *raw);
 
 static quire_status create_all(quire_engine *e, quire_error *error)
@@ -223,10 +237,11 @@ static quire_status create_all(quire_engine *e, quire_error *error)
     o->speculative_config = NULL; /* the caller's string */
     QR_TRY(parse_kv_dtype(e, error));
     QR_TRY(size_pool(e, error));
-    QR_TRY(create_sched(e, error));
     QR_TRY(be->ops->kv_cache_create(be, &e->kv_config, &e->cache, error));
+    QR_TRY(qr_engine_open_prefix_store(e, error));
+    QR_TRY(create_sched(e, error));
     QR_TRY(create_swap(e, error));
-    o->swap_path = NULL;                                      /* the caller's string */
+    o->swap_path = o->prefix_cache_path = NULL;               /* the caller's strings */
     e->max_jobs = o->max_num_seqs * (1 + e->spec.num_tokens); /* also for each of n sequences that share one row */
     e->logits_rows = e->max_jobs < MAX_LOGITS_ROWS ? e->max_jobs : MAX_LOGITS_ROWS;
     QR_TRY(qr_model_workspace_create(e->model->model, o->max_num_batched_tokens, e->logits_rows, o->max_model_len,
@@ -235,6 +250,7 @@ static quire_status create_all(quire_engine *e, quire_error *error)
                          (o->max_model_len + o->block_size - 1) / o->block_size, error));
     QR_TRY(create_sampling(e, error));
     init_stats(e);
+    publish_store(e);
     if (pthread_create(&e->thread, NULL, engine_main, e) != 0)
         return qr_fail(error, QUIRE_NOMEM, "cannot start the engine thread");
     e->thread_started = true;
@@ -270,6 +286,7 @@ quire_status quire_engine_create(quire_model *model, const quire_engine_options 
 
 static void destroy_parts(quire_engine *e)
 {
+    qr_engine_close_prefix_store(e);
     qr_sched_destroy(e->sched);
     qr_swap_deinit(&e->swap);
     if (e->cache) e->model->backend->ops->kv_cache_destroy(e->model->backend, e->cache);
@@ -425,6 +442,7 @@ static void publish_counts(quire_engine *e)
     e->num_taken = 0;
     s->num_free_kv_blocks = now.num_free_blocks;
     s->kv_cache_usage = 1.0 - (double)now.num_free_blocks / now.num_blocks;
+    publish_store(e);
 }
 
 /* The end of a request that is out of the scheduler. */

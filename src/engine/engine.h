@@ -13,6 +13,7 @@
 #define QR_ENGINE_ENGINE_H
 
 #include "engine/batch.h"
+#include "engine/prefix_store.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/stats.h"
@@ -34,7 +35,9 @@ struct quire_engine {
     qr_kv_cache *cache;
     qr_kv_config kv_config;
     qr_swap swap;
-    double compute_us_per_token; /* measured */
+    qr_prefix_store *prefix_store; /* NULL: none */
+    qr_block_store block_store;    /* between pool and prefix_store */
+    double compute_us_per_token;   /* measured */
     qr_spec_config spec;
     qr_spec_costs spec_costs;
     qr_model_workspace *ws;
@@ -68,6 +71,10 @@ struct quire_engine {
 
 /* One step's model part: block copies, forward, logits, sampling; then commit, append and deliver. step.c */
 void qr_engine_run_step(quire_engine *engine, const qr_sched_step *step);
+/* Open the store that the options ask for, if any; e->cache is there and e->sched not yet. prefix.c */
+QUIRE_MUST_USE quire_status qr_engine_open_prefix_store(quire_engine *engine, quire_error *error);
+/* Save what the pool has cached and close; the engine thread has ended, no request holds blocks. prefix.c */
+void qr_engine_close_prefix_store(quire_engine *engine);
 /* The step's job of one beam; with the last beam's the search advances. beam_step.c */
 void qr_engine_take_beam(quire_engine *engine, int job_idx);
 /* A request has no unfinished sequence left: out of the scheduler, statistics, last reference. engine.c */

@@ -5,12 +5,16 @@
 
 enum { PIECE = 1 << 16 };
 
-static void add(XXH3_state_t *h, const void *data, size_t bytes) { XXH3_128bits_update(h, data, bytes); }
+/* *h becomes the hash of what it was and the hash of the data. */
+static void add(XXH128_hash_t *h, const void *data, size_t bytes)
+{
+    const XXH128_hash_t chain[2] = {*h, XXH3_128bits(data, bytes)};
+    *h = XXH3_128bits(chain, sizeof chain);
+}
 
-/* With its end, so that "ab" "c" differs from "a" "bc". */
-static void add_text(XXH3_state_t *h, const char *text) { add(h, text, strlen(text) + 1); }
+static void add_text(XXH128_hash_t *h, const char *text) { add(h, text, strlen(text)); }
 
-static void add_value(XXH3_state_t *h, const qr_meta *meta)
+static void add_value(XXH128_hash_t *h, const qr_meta *meta)
 {
     int64_t i;
     double d;
@@ -28,7 +32,7 @@ static void add_value(XXH3_state_t *h, const qr_meta *meta)
 }
 
 /* A GGUF's metadata but the tokenizer's, or a folder's config.json. */
-static void add_config(XXH3_state_t *h, const qr_checkpoint *ckpt)
+static void add_config(XXH128_hash_t *h, const qr_checkpoint *ckpt)
 {
     for (int i = 0; i < qr_checkpoint_num_meta(ckpt); i++) {
         const qr_meta *meta = qr_checkpoint_meta_at(ckpt, i);
@@ -43,7 +47,7 @@ static void add_config(XXH3_state_t *h, const qr_checkpoint *ckpt)
         add(h, text, bytes);
 }
 
-static void add_weights(XXH3_state_t *h, const qr_checkpoint *ckpt)
+static void add_weights(XXH128_hash_t *h, const qr_checkpoint *ckpt)
 {
     const uint64_t limit = 1ull << 30;
     uint64_t total = 0;
@@ -63,17 +67,14 @@ static void add_weights(XXH3_state_t *h, const qr_checkpoint *ckpt)
 
 void qr_model_fingerprint(const quire_model *m, const char *kv_cache_dtype, uint64_t out[2])
 {
-    XXH3_state_t state;
-    XXH3_INITSTATE(&state);
-    XXH3_128bits_reset(&state);
-    add_text(&state, QUIRE_VERSION);
-    add_text(&state, kv_cache_dtype);
-    add_text(&state, m->info.compute_dtype);
-    add(&state, &m->compute, sizeof m->compute);
-    add(&state, m->info.device, strcspn(m->info.device, " ")); /* "cpu": all instruction sets give the same bits */
-    add_config(&state, m->ckpt);
-    add_weights(&state, m->ckpt);
-    const XXH128_hash_t hash = XXH3_128bits_digest(&state);
+    XXH128_hash_t hash = {0, 0};
+    add_text(&hash, QUIRE_VERSION);
+    add_text(&hash, kv_cache_dtype);
+    add_text(&hash, m->info.compute_dtype);
+    add(&hash, &m->compute, sizeof m->compute);
+    add(&hash, m->info.device, strcspn(m->info.device, " ")); /* "cpu": all instruction sets give the same bits */
+    add_config(&hash, m->ckpt);
+    add_weights(&hash, m->ckpt);
     out[0] = hash.low64;
     out[1] = hash.high64;
 }

@@ -256,6 +256,8 @@ static void observe_step(quire_engine *e, const qr_sched_step *step, int64_t sta
     s->saved_block_fraction = now.saved_block_fraction;
     s->prefix_cache_queries = now.prefix_queries;
     s->prefix_cache_hits = now.prefix_hits;
+    s->external_prefix_cache_queries = now.store_queries;
+    s->external_prefix_cache_hits = now.store_hits;
     qr_histogram_observe(&s->iteration_tokens, step->num_tokens);
     pthread_mutex_unlock(&e->lock);
 }

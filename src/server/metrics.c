@@ -80,6 +80,15 @@ static void emit_state(page *p, const quire_stats *s)
             s->prefix_cache_queries);
     counter(p, "vllm:prefix_cache_hits_total", "Prefix cache hits, in terms of number of cached tokens.",
             s->prefix_cache_hits);
+    counter(
+        p, "vllm:external_prefix_cache_queries_total",
+        "External prefix cache queries from KV connector cross-instance cache sharing, in terms of number of queried "
+        "tokens.",
+        s->external_prefix_cache_queries);
+    counter(p, "vllm:external_prefix_cache_hits_total",
+            "External prefix cache hits from KV connector cross-instance cache sharing, in terms of number of cached "
+            "tokens.",
+            s->external_prefix_cache_hits);
     counter(p, "vllm:num_preemptions_total", "Cumulative number of preemption from the engine.", s->num_preemptions);
     counter(p, "quire:num_swapped_groups_total", "Preemptions that moved a request's KV blocks to swap space.",
             s->num_swapped_groups);
@@ -148,6 +157,16 @@ static void emit_own(page *p, const qr_server *server, const quire_stats *s)
     gauge(p, "quire:saved_block_fraction", "KV blocks saved by sharing / blocks without sharing, mean over all steps.",
           s->saved_block_fraction);
     counter(p, "quire:num_steps_total", "Engine steps.", s->num_steps);
+    gauge(p, "quire:max_prefix_store_blocks", "KV blocks that the stored prefix cache has room for.",
+          (double)s->max_prefix_store_blocks);
+    gauge(p, "quire:num_prefix_store_blocks", "KV blocks in the stored prefix cache.",
+          (double)s->num_prefix_store_blocks);
+    counter(p, "quire:prefix_store_written_total", "KV blocks written to the stored prefix cache.",
+            s->prefix_store_written);
+    counter(p, "quire:prefix_store_dropped_total", "KV blocks not kept, as the disk was too slow or full.",
+            s->prefix_store_dropped);
+    counter(p, "quire:prefix_store_broken_total", "KV blocks found damaged in the stored prefix cache.",
+            s->prefix_store_broken);
     gauge(p, "quire:http_calls", "HTTP calls in progress.", server->num_calls);
     head(p, "process_resident_memory_bytes", "gauge", "Resident memory size in bytes.");
     qr_emit_raw(p->out, "process_resident_memory_bytes ");
