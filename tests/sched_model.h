@@ -48,8 +48,9 @@ typedef struct ref_request {
     int64_t priority;
     uint64_t key, order; /* order: of arrival */
     bool no_prefix_read, lockstep, running, forked, finished;
-    bool swapped; /* preempted, but nothing is to be computed again */
-    bool sampled; /* in this step, for lockstep */
+    bool admitted; /* in this step */
+    bool swapped;  /* preempted, but nothing is to be computed again */
+    bool sampled;  /* in this step, for lockstep */
     ref_seq seqs[MODEL_MAX_N];
 } ref_request;
 
@@ -64,6 +65,7 @@ typedef struct model {
     uint64_t swap_space[MODEL_MAX_SLOTS];
     uint32_t writer[MODEL_MAX_SLOTS]; /* step that wrote the slot last */
     uint32_t step;
+    bool prompts_only; /* vllm-v0: so is this step */
     bool drafts;
     uint32_t output_vocab; /* small: the sequences of a group stay the same for long */
     uint64_t num_added;
@@ -323,7 +325,8 @@ static void model_admitted(model *m, const qr_sched_step *step, ref_request *ref
         const bool waits = other->request && other != ref && !other->running && !other->finished;
         MODEL_CHECK(!waits || ref_before(ref, other), "admitted out of turn");
     }
-    ref->running = true;
+    ref->running = ref->admitted = true;
+    m->prompts_only |= m->options.kv_allocator == QR_KV_VLLM_V0 && !ref->swapped;
     if (ref->swapped) {
         ref->swapped = false;
         return;
@@ -364,6 +367,8 @@ static void check_step(model *m, const qr_sched_step *step)
     const bool unfinished = qr_sched_has_unfinished(m->sched);
     MODEL_CHECK(!unfinished || step->num_entries > 0, "deadlock: nothing is scheduled");
     bool seen[MODEL_MAX_REQUESTS][MODEL_MAX_N] = {{false}};
+    m->prompts_only = false;
+    for (int k = 0; k < MODEL_MAX_REQUESTS; k++) m->requests[k].admitted = false;
     int32_t num_tokens = 0;
     for (int i = 0; i < step->num_entries; i++) {
         const qr_sched_entry *entry = &step->entries[i];
@@ -379,6 +384,10 @@ static void check_step(model *m, const qr_sched_step *step)
         const ref_request *ref = &m->requests[k];
         if (!ref->request || !ref->running) continue;
         num_seqs += ref_unfinished(ref);
+        if (m->prompts_only && !ref->admitted) {
+            for (int s = 0; s < ref->n; s++) MODEL_CHECK(!seen[k][s], "a step of prompts has others too");
+            continue;
+        }
         bool behind = false; /* a lockstep group waits for its last sequence */
         for (int s = 0; s < ref->n && ref->lockstep; s++)
             behind |= ref_is_live(&ref->seqs[s]) && ref->seqs[s].num_computed < ref->seqs[s].num_tokens - 1;

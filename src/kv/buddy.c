@@ -44,6 +44,19 @@ static void list_remove(qr_buddy *buddy, int32_t first)
     c->order = NOT_FREE;
 }
 
+void qr_buddy_reset(qr_buddy *buddy)
+{
+    for (int32_t i = 0; i < buddy->num_blocks; i++) buddy->chunks[i].order = NOT_FREE;
+    for (int order = 0; order < MAX_ORDERS; order++) buddy->first_free[order] = NONE;
+    buddy->num_free = buddy->num_blocks;
+    int32_t first = 0;
+    for (int order = MAX_ORDERS - 1; order >= 0; order--) {
+        if (!(buddy->num_blocks >> order & 1)) continue;
+        list_add(buddy, first, order);
+        first += blocks_of(order);
+    }
+}
+
 quire_status qr_buddy_create(int32_t num_blocks, qr_buddy **out, quire_error *error)
 {
     assert(num_blocks >= 1);
@@ -54,15 +67,8 @@ quire_status qr_buddy_create(int32_t num_blocks, qr_buddy **out, quire_error *er
         qr_free(buddy);
         return qr_fail_nomem(error, "buddy allocator", bytes);
     }
-    buddy->num_blocks = buddy->num_free = num_blocks;
-    for (int32_t i = 0; i < num_blocks; i++) buddy->chunks[i].order = NOT_FREE;
-    for (int order = 0; order < MAX_ORDERS; order++) buddy->first_free[order] = NONE;
-    int32_t first = 0;
-    for (int order = MAX_ORDERS - 1; order >= 0; order--) {
-        if (!(num_blocks >> order & 1)) continue;
-        list_add(buddy, first, order);
-        first += blocks_of(order);
-    }
+    buddy->num_blocks = num_blocks;
+    qr_buddy_reset(buddy);
     *out = buddy;
     return QUIRE_OK;
 }

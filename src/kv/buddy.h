@@ -39,6 +39,9 @@ QUIRE_MUST_USE quire_status qr_buddy_alloc(qr_buddy *buddy, int32_t num_blocks, 
 /* Give back a region, with the num_blocks that it was taken for. O(log of the pool's size). */
 void qr_buddy_free(qr_buddy *buddy, int32_t first, int32_t num_blocks);
 
+/* Give back all regions. O(num_blocks). */
+void qr_buddy_reset(qr_buddy *buddy);
+
 int32_t qr_buddy_num_free(const qr_buddy *buddy); /* blocks in no region */
 
 /* Recount everything: OK | INVALID with what is wrong in error.

@@ -64,11 +64,13 @@ static quire_status check_region(const qr_sched *sched, const qr_seq *seq, recou
 static quire_status check_regions(const qr_sched *sched, const recount *count, quire_error *error)
 {
     if (!sched->buddy) return QUIRE_OK;
-    if (count->num_region_slots != sched->num_region_slots || count->num_final_slots != sched->num_final_slots)
+    const bool holds = sched->policy->holds_regions && sched->num_running > 0; /* finished sequences' too */
+    const int64_t num_held = sched->num_region_slots - count->num_region_slots;
+    if (num_held < 0 || (num_held > 0 && !holds) || count->num_final_slots != sched->num_final_slots)
         return qr_fail(error, QUIRE_INVALID, "regions: %lld slots, %lld of them to be used; noted %lld, %lld",
                        (long long)count->num_region_slots, (long long)count->num_final_slots,
                        (long long)sched->num_region_slots, (long long)sched->num_final_slots);
-    return qr_buddy_check(sched->buddy, count->in_region, error);
+    return qr_buddy_check(sched->buddy, num_held > 0 ? NULL : count->in_region, error);
 }
 
 static quire_status check_seq(const qr_sched *sched, const qr_seq *seq, recount *count, quire_error *error)

@@ -15,18 +15,35 @@ int32_t qr_request_final_slots(const qr_request *request)
     return request->num_prompt_tokens + request->expected_output_tokens - 1;
 }
 
+static void give_back(qr_sched *sched, qr_seq *seq)
+{
+    const int32_t num_blocks = seq->table.num_region_blocks;
+    qr_buddy_free(sched->buddy, seq->table.first_block, num_blocks);
+    sched->num_region_slots -= (int64_t)num_blocks * sched->options.block_size;
+}
+
+/* The sequence is without a region. */
+static void forget_region(qr_sched *sched, qr_seq *seq)
+{
+    qr_block_table_set_region(&seq->table, QR_NO_BLOCK, 0);
+    sched->num_final_slots -= qr_request_final_slots(seq->request);
+}
+
 bool qr_sched_take_regions(qr_sched *sched, const qr_request *request)
 {
     const int32_t num_blocks =
         qr_sched_region_blocks(sched, request->num_prompt_tokens, request->expected_output_tokens);
-    sched->lacks_region = false;
     for (int i = 0; i < request->n; i++) {
         qr_seq *seq = &request->seqs[i];
         if (qr_request_status_finished(seq->status)) continue;
         int32_t first;
-        if (qr_buddy_alloc(sched->buddy, num_blocks, &first) != QUIRE_OK) {
-            while (i-- > 0) qr_sched_release_region(sched, &request->seqs[i]);
-            sched->lacks_region = true;
+        sched->lacks_region = qr_buddy_alloc(sched->buddy, num_blocks, &first) != QUIRE_OK;
+        if (sched->lacks_region) {
+            while (i-- > 0) {
+                if (request->seqs[i].table.num_region_blocks == 0) continue;
+                give_back(sched, &request->seqs[i]);
+                forget_region(sched, &request->seqs[i]);
+            }
             return false;
         }
         qr_block_table_set_region(&seq->table, first, num_blocks);
@@ -38,13 +55,14 @@ bool qr_sched_take_regions(qr_sched *sched, const qr_request *request)
 
 void qr_sched_release_region(qr_sched *sched, qr_seq *seq)
 {
-    const int32_t num_blocks = seq->table.num_region_blocks;
-    if (num_blocks == 0) return;
-    assert(seq->table.num_blocks == 0);
-    qr_buddy_free(sched->buddy, seq->table.first_block, num_blocks);
-    qr_block_table_set_region(&seq->table, QR_NO_BLOCK, 0);
-    sched->num_region_slots -= (int64_t)num_blocks * sched->options.block_size;
-    sched->num_final_slots -= qr_request_final_slots(seq->request);
+    if (seq->table.num_region_blocks == 0) return;
+    if (!sched->policy->holds_regions) {
+        give_back(sched, seq);
+    } else if (sched->num_running == 0) {
+        qr_buddy_reset(sched->buddy);
+        sched->num_region_slots = 0;
+    }
+    forget_region(sched, seq);
 }
 
 void qr_sched_fork_table(qr_sched *sched, const qr_seq *parent, qr_seq *child)

@@ -13,9 +13,11 @@ static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 static const qr_policy *const policies[] = {
     [QR_KV_VLLM] = &qr_policy_vllm,
+    [QR_KV_VLLM_V0] = &qr_policy_vllm_v0,
     [QR_KV_ORCA_MAX] = &qr_policy_orca_max,
     [QR_KV_ORCA_POW2] = &qr_policy_orca_pow2,
     [QR_KV_ORCA_ORACLE] = &qr_policy_orca_oracle,
+    [QR_KV_FASTER_TRANSFORMER] = &qr_policy_faster_transformer,
 };
 
 static const char *const allocator_names[] = {

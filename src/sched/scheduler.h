@@ -55,11 +55,13 @@ typedef enum qr_preemption_mode {
 } qr_preemption_mode;
 
 /* XX(name, text): how KV memory is given out and steps are filled; policy.h says how each works. */
-#define QR_KV_ALLOCATOR_MAP(XX) \
-    XX(VLLM, "vllm")            \
-    XX(ORCA_MAX, "orca-max")    \
-    XX(ORCA_POW2, "orca-pow2")  \
-    XX(ORCA_ORACLE, "orca-oracle")
+#define QR_KV_ALLOCATOR_MAP(XX)    \
+    XX(VLLM, "vllm")               \
+    XX(VLLM_V0, "vllm-v0")         \
+    XX(ORCA_MAX, "orca-max")       \
+    XX(ORCA_POW2, "orca-pow2")     \
+    XX(ORCA_ORACLE, "orca-oracle") \
+    XX(FASTER_TRANSFORMER, "faster-transformer")
 
 typedef enum qr_kv_allocator {
 #define XX(name, text) QR_KV_##name,

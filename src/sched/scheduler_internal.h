@@ -47,6 +47,7 @@ struct qr_sched {
     int64_t num_region_slots; /* of all regions as asked for; the buddy allocator may have given more */
     int64_t num_final_slots;  /* of all regions: those that their sequences will use before they end */
     bool lacks_region;        /* the next request in the queue found no chunk large enough */
+    bool batch_is_open;       /* faster-transformer: the batch may still grow */
 
     qr_slot_counts slots;     /* after the last step */
     qr_slot_counts slots_sum; /* over num_steps, as is the next */
@@ -81,7 +82,8 @@ void qr_sched_free_swapped(qr_sched *sched, qr_request *request);
 /* Every unfinished sequence of the group, which has rows, gets a region, or none does.
  *   returns   false: there is no room for all of them */
 bool qr_sched_take_regions(qr_sched *sched, const qr_request *request);
-/* The sequence's table is empty: give its region back, if it has one. */
+/* The sequence's table is empty and its group, if that has ended, no longer running: give its region back, if it has
+ * one. */
 void qr_sched_release_region(qr_sched *sched, qr_seq *seq);
 /* Blocks of a region for so many output tokens. */
 int32_t qr_sched_region_blocks(const qr_sched *sched, int32_t num_prompt, int32_t num_output);
