@@ -160,8 +160,12 @@ typedef struct quire_engine_options {
     int max_num_seqs;              /* running sequences at most; default 128 */
     int max_model_len;             /* prompt + output tokens at most; 0: the model's */
     int max_num_queued_reqs;       /* waiting requests at most, then QUEUE_FULL; 0: no limit */
-    bool enable_chunked_prefill;   /* default true */
-    bool enable_prefix_caching;    /* default true */
+    bool enable_chunked_prefill;   /* default true; off under every kv_allocator but "vllm" */
+    bool enable_prefix_caching;    /* default true; off under "orca-..." and "faster-transformer" */
+    /* How KV memory is given out: "vllm" (default), in blocks; for comparison "vllm-v0", the scheduler of the paper,
+     * and its baselines with contiguous memory, "orca-max", "orca-pow2", "orca-oracle" (which take max_tokens for the
+     * true length) and "faster-transformer". docs/memory.md */
+    const char *kv_allocator;
     const char *scheduling_policy; /* "fcfs" (default) | "priority" */
     const char *preemption_mode;   /* "recompute" (default) | "swap" | "auto": whichever is cheaper as measured */
     size_t swap_space_bytes;       /* host memory for preempted groups' KV blocks; > 0 for swap and auto, else 0 */
@@ -224,6 +228,12 @@ typedef struct quire_stats {
     uint64_t spec_decode_num_drafts, spec_decode_num_draft_tokens, spec_decode_num_accepted_tokens;
     uint64_t spec_decode_num_accepted_tokens_per_pos[QUIRE_MAX_SPECULATIVE_TOKENS];
     uint64_t finished_stop, finished_length, finished_abort, finished_error;
+    const char *kv_allocator; /* static storage */
+    /* What the slots of the pool are used for, mean over all steps so far; the five add up to 1. Live: K and V of
+     * tokens of running sequences. Reserved: will be used by the sequence that has them. Internal: given to a sequence
+     * that will not use them. External: free, but too scattered for the next request, or lost to rounding. */
+    double kv_live_fraction, kv_reserved_fraction, kv_internal_fraction, kv_external_fraction, kv_unused_fraction;
+    double mean_requests_running; /* over all steps so far */
     double live_slot_fraction;   /* live tokens / slots of allocated blocks, mean over all steps so far; 0 before one */
     double saved_block_fraction; /* blocks saved by sharing / blocks without sharing, mean over all steps so far */
     double step_seconds, forward_seconds; /* engine time since start, and the model's part of it */

@@ -48,7 +48,7 @@ typedef struct setting {
     const char *name;
     bool one_by_one, no_prefix_caching, no_chunks;
     int num_kv_blocks, max_num_batched_tokens, max_num_seqs, block_size, max_model_len;
-    const char *policy, *speculative_config;
+    const char *policy, *speculative_config, *kv_allocator;
 } setting;
 
 #define NGRAM                                                                           \
@@ -185,6 +185,7 @@ static void run(quire_model *model, const workload *w, const setting *s, run_res
     if (s->block_size) options.block_size = s->block_size;
     if (s->policy) options.scheduling_policy = s->policy;
     options.speculative_config = s->speculative_config;
+    if (s->kv_allocator) options.kv_allocator = s->kv_allocator;
     if (quire_engine_create(model, &options, &engine, &error) != QUIRE_OK) fail_msg("%s: %s", s->name, error.message);
     for (int i = 0; i < w->num_requests; i++) {
         requests[i] = submit(engine, &w->options[i]);
@@ -263,6 +264,18 @@ static const setting settings[] = {
      .block_size = 8,
      .max_num_batched_tokens = 40,
      .max_num_seqs = 23},
+    {.name = "whole prompts apart",
+     .kv_allocator = "vllm-v0",
+     .num_kv_blocks = 24,
+     .speculative_config = NGRAM "false}"},
+    {.name = "reserved at the maximum", .kv_allocator = "orca-max", .num_kv_blocks = 55},
+    {.name = "reserved in powers of two",
+     .kv_allocator = "orca-pow2",
+     .num_kv_blocks = 90,
+     .block_size = 8,
+     .speculative_config = NGRAM "false}"},
+    {.name = "reserved as needed", .kv_allocator = "orca-oracle", .num_kv_blocks = 75, .block_size = 8},
+    {.name = "in whole batches", .kv_allocator = "faster-transformer", .num_kv_blocks = 55},
     {.name = "everything",
      .speculative_config = NGRAM "false}",
      .num_kv_blocks = 48,

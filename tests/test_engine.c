@@ -74,6 +74,11 @@ static void make_request(int i, int32_t *prompt, quire_request_options *options)
     p->seed = (uint64_t)i;
     p->n = i % 6 == 4 ? 3 : 1;
     p->logprobs = i % 2 ? 3 : 0;
+    if (i % 12 != 10) return;
+    p->use_beam_search = true;
+    p->best_of = 3;
+    p->repetition_penalty = 1;
+    p->logprobs = -1;
 }
 
 static void collect(quire_request *request, result *out)
@@ -142,7 +147,9 @@ static void same_bytes_whatever_runs_beside(void **state)
     quire_engine_options base = small_options();
     base.enable_prefix_caching = false;
     run_all(model, base, false, 1, alone, &stats);
-    for (int variant = 0; variant < 13; variant++) {
+    static const char *const allocators[] = {"vllm-v0",   "vllm-v0",     "orca-max",
+                                             "orca-pow2", "orca-oracle", "faster-transformer"};
+    for (int variant = 0; variant < 19; variant++) {
         quire_engine_options o = base;
         quire_model *used = model;
         if (variant == 1) o.num_kv_blocks = 24, o.max_model_len = 384; /* preemptions */
@@ -154,7 +161,10 @@ static void same_bytes_whatever_runs_beside(void **state)
         if (variant == 7) used = open_tiny(2);
         if (variant == 8) o.enable_chunked_prefill = false;
         if (variant == 9) o.max_num_seqs = 3;
-        bool swap = variant >= 10;
+        if (variant >= 13) o.kv_allocator = allocators[variant - 13], o.max_model_len = 384;
+        if (variant == 13) o.num_kv_blocks = 24, o.enable_prefix_caching = true; /* 14: the same, swapped */
+        if (variant == 15 || variant == 18) o.num_kv_blocks = 135;               /* 4 regions of 32 */
+        bool swap = (variant >= 10 && variant <= 12) || variant == 14;
         if (swap) {
             o.num_kv_blocks = 24, o.max_model_len = 384, o.swap_space_bytes = 1 << 20;
             o.preemption_mode = variant == 12 ? "auto" : "swap";
@@ -171,6 +181,13 @@ static void same_bytes_whatever_runs_beside(void **state)
             if (memcmp(&alone[i], &other[i], sizeof alone[i]) != 0)
                 fail_msg("variant %d: request %d differs", variant, i);
         assert_int_equal(stats.num_free_kv_blocks, stats.num_kv_blocks);
+        double sum = stats.kv_live_fraction + stats.kv_reserved_fraction + stats.kv_internal_fraction +
+                     stats.kv_external_fraction + stats.kv_unused_fraction;
+        assert_true(fabs(sum - 1) < 1e-9 && stats.kv_live_fraction > 0 && stats.mean_requests_running > 1);
+        if (variant >= 15) {
+            assert_int_equal(stats.num_preemptions, 0);
+            assert_true(stats.kv_reserved_fraction > 0 && stats.prefix_cache_hits == 0);
+        }
         if (used != model) quire_model_close(used);
     }
     quire_model_close(model);

@@ -226,6 +226,129 @@ static void whole_groups_in_order(void **state)
     qr_sched_destroy(sched);
 }
 
+/* 7 regions: a batch of 7, then of the next 7, however early most of a batch are done. */
+static void faster_transformer_runs_whole_batches(void **state)
+{
+    (void)state;
+    const qr_sched_options options = paper_options(QR_KV_FASTER_TRANSFORMER, 16);
+    qr_sched *sched = sched_of(&options);
+    qr_request *requests[10];
+    for (int i = 0; i < 10; i++) requests[i] = add_simple(sched, 0, 16, i == 3 ? 30 : 5);
+    for (int step = 1; step <= 30; step++) {
+        run_step(sched);
+        const qr_sched_stats stats = stats_of(sched);
+        for (int i = 7; i < 10; i++) assert_int_equal(requests[i]->status, QR_WAITING);
+        assert_int_equal(stats.num_running, step < 5 ? 7 : step < 30);
+        /* the regions of those that are done lie idle until the batch ends */
+        assert_int_equal(stats.num_free_blocks, step < 30 ? 983 - 7 * 128 : 983);
+        const int64_t live = step <= 5 ? 7 * (15 + step) : 15 + step;
+        const int64_t to_come = step <= 5 ? 6 * (5 - step) + 30 - step : 30 - step;
+        assert_int_equal(stats.slots.live, live);
+        assert_int_equal(stats.slots.reserved, to_come);
+        assert_int_equal(stats.slots.internal, 7 * 2048 - live - to_come);
+        assert_int_equal(stats.slots.external, 983 * 16 - 7 * 2048); /* the eighth in the queue had no room */
+    }
+    add_simple(sched, 0, 16, 5);
+    run_step(sched);
+    for (int i = 7; i < 10; i++) assert_int_equal(requests[i]->status, QR_RUNNING);
+    assert_int_equal(stats_of(sched).num_running, 4);
+    add_simple(sched, 0, 16, 5); /* too late for this batch, though there is room */
+    run_step(sched);
+    assert_int_equal(stats_of(sched).num_running, 4);
+    assert_int_equal(stats_of(sched).slots.external, 0);
+    while (qr_sched_has_unfinished(sched)) run_step(sched);
+    assert_int_equal(stats_of(sched).num_preemptions, 0);
+    qr_sched_destroy(sched);
+}
+
+/* A batch whose prompts exceed one step's tokens grows over several steps. */
+static void faster_transformer_fills_a_batch_over_steps(void **state)
+{
+    (void)state;
+    qr_sched_options options = paper_options(QR_KV_FASTER_TRANSFORMER, 16);
+    options.max_model_len = 64;
+    options.max_num_batched_tokens = 1; /* raised to 64 + 8 */
+    options.max_num_seqs = 8;
+    qr_sched *sched = sched_of(&options);
+    for (int i = 0; i < 10; i++) add_simple(sched, 0, 30, 20);
+    static const int running[] = {2, 4, 6, 8, 8};
+    for (int step = 0; step < 5; step++) {
+        run_step(sched);
+        assert_int_equal(stats_of(sched).num_running, running[step]);
+    }
+    while (qr_sched_has_unfinished(sched)) run_step(sched);
+    qr_sched_destroy(sched);
+}
+
+/* Prompts whole and in steps of their own, before anything else; a hundredth of the pool is kept back. */
+static void vllm_v0_computes_prompts_apart(void **state)
+{
+    (void)state;
+    qr_sched_options options = paper_options(QR_KV_VLLM_V0, 4);
+    options.num_blocks = 400; /* 4 are kept back */
+    options.max_num_batched_tokens = 64;
+    options.max_model_len = 64;
+    options.max_num_seqs = 64;
+    options.enable_prefix_caching = false;
+    qr_sched *sched = sched_of(&options);
+    qr_request *first = add_simple(sched, 0, 40, 20), *second = add_simple(sched, 100, 30, 20);
+    qr_sched_step step = run_step(sched);
+    assert_int_equal(step.num_entries, 1); /* 40 + 30 exceed the step; half of a prompt is not an answer */
+    expect_entry(&step, 0, first, 0, 40, true);
+    step = run_step(sched);
+    assert_int_equal(step.num_entries, 1); /* the first waits */
+    expect_entry(&step, 0, second, 0, 30, true);
+    step = run_step(sched);
+    assert_int_equal(step.num_entries, 2);
+    expect_entry(&step, 0, first, 40, 1, true);
+    qr_request *third = add_simple(sched, 200, 20, 20);
+    step = run_step(sched);
+    assert_int_equal(step.num_entries, 1);
+    expect_entry(&step, 0, third, 0, 20, true);
+    while (qr_sched_has_unfinished(sched)) run_step(sched);
+    /* Each takes 11 blocks now and a 12th next. With 35 in, 15 are free: 12, but not with the 4 kept back. */
+    for (int i = 0; i < 36; i++) add_simple(sched, 1000 * i, 44, 20);
+    for (int i = 0; i < 35; i++) run_step(sched);
+    assert_int_equal(num_free(sched), 400 - 35 * 11);
+    assert_int_equal(stats_of(sched).num_running, 35);
+    step = run_step(sched);
+    assert_int_equal(stats_of(sched).num_waiting, 1 + step.num_preempted);
+    assert_int_equal(step.num_entries, 35 - step.num_preempted);
+    while (qr_sched_has_unfinished(sched)) run_step(sched);
+    assert_true(stats_of(sched).num_preemptions > 0);
+    qr_sched_destroy(sched);
+}
+
+/* The whole group or nothing, to swap space and back; what is swapped comes before any prompt. */
+static void vllm_v0_swaps_whole_groups(void **state)
+{
+    (void)state;
+    qr_sched_options options = paper_options(QR_KV_VLLM_V0, 4);
+    options.num_blocks = 24;
+    options.max_model_len = 64;
+    options.max_num_seqs = 16;
+    options.preemption_mode = QR_PREEMPT_SWAP;
+    options.num_swap_blocks = 64;
+    qr_sched *sched = sched_of(&options);
+    qr_request_params params = params_of(0, 20, 20);
+    params.n = 3;
+    add(sched, &params);
+    params = params_of(100, 20, 20);
+    params.n = 2;
+    qr_request *second = add(sched, &params);
+    while (second->num_preemptions == 0) run_step(sched);
+    assert_true(second->num_swapped_blocks > 0);
+    qr_request *third = add_simple(sched, 200, 4, 4); /* would fit, but the second was here first */
+    while (second->status == QR_PREEMPTED) {
+        assert_int_equal(third->status, QR_WAITING);
+        run_step(sched);
+    }
+    assert_int_equal(second->seqs[0].status, QR_RUNNING);
+    assert_int_equal(second->seqs[1].status, QR_RUNNING);
+    while (qr_sched_has_unfinished(sched)) run_step(sched);
+    qr_sched_destroy(sched);
+}
+
 static void what_cannot_fit_is_refused(void **state)
 {
     (void)state;
@@ -331,9 +454,16 @@ static void memory_use_as_in_figure_2(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(buddy_matches_a_bitmap),    cmocka_unit_test(names_go_both_ways),
-        cmocka_unit_test(orca_max_batches_seven),    cmocka_unit_test(regions_fit_what_is_known),
-        cmocka_unit_test(whole_groups_in_order),     cmocka_unit_test(what_cannot_fit_is_refused),
+        cmocka_unit_test(buddy_matches_a_bitmap),
+        cmocka_unit_test(names_go_both_ways),
+        cmocka_unit_test(orca_max_batches_seven),
+        cmocka_unit_test(regions_fit_what_is_known),
+        cmocka_unit_test(whole_groups_in_order),
+        cmocka_unit_test(what_cannot_fit_is_refused),
+        cmocka_unit_test(faster_transformer_runs_whole_batches),
+        cmocka_unit_test(faster_transformer_fills_a_batch_over_steps),
+        cmocka_unit_test(vllm_v0_computes_prompts_apart),
+        cmocka_unit_test(vllm_v0_swaps_whole_groups),
         cmocka_unit_test(memory_use_as_in_figure_2),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

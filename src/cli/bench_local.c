@@ -113,11 +113,15 @@ static int report_throughput(const qr_cli_args *args, quire_engine *engine, cons
     int64_t total = t->prompt_tokens + t->output_tokens;
     json_int_t leaked = (json_int_t)(stats.num_kv_blocks - stats.num_free_kv_blocks);
     json_t *result = json_pack(
-        "{s:f, s:i, s:I, s:f, s:f, s:I, s:I, s:f, s:I, s:f, s:I}", "elapsed_time", seconds, "num_requests",
-        workload->count, "total_num_tokens", (json_int_t)total, "requests_per_second", requests, "tokens_per_second",
-        (double)total / seconds, "total_input_tokens", (json_int_t)t->prompt_tokens, "total_output_tokens",
-        (json_int_t)t->output_tokens, "output_tokens_per_second", output_rate, "num_preemptions",
-        (json_int_t)stats.num_preemptions, "live_slot_fraction", stats.live_slot_fraction, "kv_blocks_in_use", leaked);
+        "{s:f, s:i, s:I, s:f, s:f, s:I, s:I, s:f, s:I, s:f, s:I, s:s, s:f, s:f, s:f, s:f, s:f, s:f}", "elapsed_time",
+        seconds, "num_requests", workload->count, "total_num_tokens", (json_int_t)total, "requests_per_second",
+        requests, "tokens_per_second", (double)total / seconds, "total_input_tokens", (json_int_t)t->prompt_tokens,
+        "total_output_tokens", (json_int_t)t->output_tokens, "output_tokens_per_second", output_rate, "num_preemptions",
+        (json_int_t)stats.num_preemptions, "live_slot_fraction", stats.live_slot_fraction, "kv_blocks_in_use", leaked,
+        "kv_allocator", stats.kv_allocator, "mean_requests_running", stats.mean_requests_running, "kv_live_fraction",
+        stats.kv_live_fraction, "kv_reserved_fraction", stats.kv_reserved_fraction, "kv_internal_fraction",
+        stats.kv_internal_fraction, "kv_external_fraction", stats.kv_external_fraction, "kv_unused_fraction",
+        stats.kv_unused_fraction);
     if (!result) return qr_cli_fail("out of memory");
     if (!args->json) {
         printf("Throughput: %.2f requests/s, %.2f total tokens/s, %.2f output tokens/s\n", requests,
@@ -128,6 +132,12 @@ static int report_throughput(const qr_cli_args *args, quire_engine *engine, cons
             "KV slots that hold live tokens: %.2f %% of those allocated; %llu preemptions; %lld blocks in use at the "
             "end\n",
             stats.live_slot_fraction * 100, (unsigned long long)stats.num_preemptions, (long long)leaked);
+        printf(
+            "%s: %.2f requests running on average; slots of the pool %.1f %% live, %.1f %% reserved, %.1f %% internal "
+            "and %.1f %% external fragmentation, %.1f %% unused\n",
+            stats.kv_allocator, stats.mean_requests_running, stats.kv_live_fraction * 100,
+            stats.kv_reserved_fraction * 100, stats.kv_internal_fraction * 100, stats.kv_external_fraction * 100,
+            stats.kv_unused_fraction * 100);
     }
     return qr_bench_emit(result, args->json, args->bench.output_json);
 }

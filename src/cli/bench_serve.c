@@ -309,21 +309,24 @@ static void report_metric(json_t *result, metric *m, const double *percents, int
 }
 
 /* Every request's times, gathered by metric. false: no memory. */
-static bool gather(const bench *b, metric *ttft, metric *tpot, metric *itl, metric *e2el)
+static bool gather(const bench *b, metric *ttft, metric *tpot, metric *itl, metric *e2el, metric *normalized)
 {
     size_t count = (size_t)b->workload.count, num_gaps = 0;
     for (size_t i = 0; i < count; i++) num_gaps += b->records[i].gaps.len / sizeof(double);
     ttft->values = qr_calloc(count, sizeof(double));
     tpot->values = qr_calloc(count, sizeof(double));
     e2el->values = qr_calloc(count, sizeof(double));
+    normalized->values = qr_calloc(count, sizeof(double));
     itl->values = qr_calloc(num_gaps, sizeof(double));
-    if (!ttft->values || !tpot->values || !e2el->values || !itl->values) return false;
+    if (!ttft->values || !tpot->values || !e2el->values || !itl->values || !normalized->values) return false;
     for (size_t i = 0; i < count; i++) {
         const record *r = &b->records[i];
         if (!r->success) continue;
         const double *gaps = (const double *)(const void *)r->gaps.data;
         ttft->values[ttft->count++] = (r->first - r->started) * 1000;
         e2el->values[e2el->count++] = (r->last - r->started) * 1000;
+        if (r->output_tokens > 0)
+            normalized->values[normalized->count++] = (r->last - r->started) * 1000 / r->output_tokens;
         if (r->output_tokens > 1) tpot->values[tpot->count++] = (r->last - r->first) * 1000 / (r->output_tokens - 1);
         for (size_t g = 0; g < r->gaps.len / sizeof(double); g++) itl->values[itl->count++] = gaps[g] * 1000;
     }
@@ -408,7 +411,8 @@ static int report(const bench *b, double duration)
     metric metrics[] = {{"ttft", "Time to First Token", "TTFT", NULL, 0},
                         {"tpot", "Time per Output Token (excl. 1st token)", "TPOT", NULL, 0},
                         {"itl", "Inter-token Latency", "ITL", NULL, 0},
-                        {"e2el", "End-to-end Latency", "E2EL", NULL, 0}};
+                        {"e2el", "End-to-end Latency", "E2EL", NULL, 0},
+                        {"normalized", "Normalized Latency (E2EL per output token)", "Normalized", NULL, 0}};
     double percents[MAX_PERCENTILES];
     int num_percents = parse_percentiles(args->bench.metric_percentiles, percents), exit_status;
     char stamp[32], path[1024];
@@ -417,7 +421,7 @@ static int report(const bench *b, double duration)
     localtime_r(&now, &tm);
     strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", &tm);
     json_t *result = NULL;
-    bool ok = gather(b, &metrics[0], &metrics[1], &metrics[2], &metrics[3]) &&
+    bool ok = gather(b, &metrics[0], &metrics[1], &metrics[2], &metrics[3], &metrics[4]) &&
               (result = summarize(b, stamp, duration, !args->json));
     for (size_t i = 0; i < sizeof metrics / sizeof *metrics; i++) {
         if (ok) report_metric(result, &metrics[i], percents, num_percents, !args->json);

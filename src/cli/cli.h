@@ -54,7 +54,7 @@ typedef struct qr_cli_args {
     int beam_width;
     const char *early_stopping;
     uint64_t seed;
-    bool seed_given, max_tokens_given;
+    bool seed_given, max_tokens_given, chunked_prefill_given, prefix_caching_given;
 
     const char *prompt, *file, *out, *ids;
     bool json, no_add_special, no_parse_special, skip_special;

@@ -22,9 +22,24 @@ int qr_cli_open_model(qr_cli_args *args, bool vocab_only, quire_model **out)
     return status == QUIRE_OK ? QR_CLI_OK : qr_cli_fail("%s", error.message);
 }
 
+/* The baselines cut no prompts and share nothing: by default both is off, and asking for it is a mistake. */
+static int set_baseline(qr_cli_args *args)
+{
+    const char *name = args->engine.kv_allocator;
+    if (strcmp(name, "vllm") == 0) return QR_CLI_OK;
+    if (!args->chunked_prefill_given) args->engine.enable_chunked_prefill = false;
+    if (!args->prefix_caching_given) args->engine.enable_prefix_caching = false;
+    if (args->engine.enable_chunked_prefill)
+        return qr_cli_fail("--enable-chunked-prefill: %s computes prompts whole", name);
+    if (args->engine.enable_prefix_caching && strcmp(name, "vllm-v0") != 0)
+        return qr_cli_fail("--enable-prefix-caching: %s shares nothing", name);
+    return QR_CLI_OK;
+}
+
 int qr_cli_create_engine(qr_cli_args *args, quire_model *model, quire_engine **out)
 {
     quire_error error;
+    if (set_baseline(args) != QR_CLI_OK) return QR_CLI_FAILED;
     args->engine.seed = args->seed;
     bool swaps = args->engine.preemption_mode && strcmp(args->engine.preemption_mode, "recompute") != 0;
     double swap_gib = args->swap_space_gib > 0 ? args->swap_space_gib : swaps ? 4 : 0;
@@ -52,6 +67,8 @@ void qr_cli_describe(const quire_model *model, quire_engine *engine)
     if (stats.max_model_len > info.max_position_embeddings)
         qr_cli_note("warning   --max-model-len %d is beyond the %d positions that this model was trained for",
                     stats.max_model_len, info.max_position_embeddings);
+    if (strcmp(stats.kv_allocator, "vllm") != 0)
+        qr_cli_note("warning   --kv-allocator %s is there to compare with; vllm serves more", stats.kv_allocator);
     double num_seqs = (double)stats.num_kv_blocks / (double)blocks_per_seq;
     qr_cli_note("KV cache  %lld block%s of %d = %lld tokens = %.4g sequence%s of %d (%s, %s)",
                 (long long)stats.num_kv_blocks, stats.num_kv_blocks == 1 ? "" : "s", stats.block_size,

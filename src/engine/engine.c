@@ -20,6 +20,7 @@ void quire_engine_options_init(quire_engine_options *options)
                                       .max_num_seqs = 128,
                                       .enable_chunked_prefill = true,
                                       .enable_prefix_caching = true,
+                                      .kv_allocator = "vllm",
                                       .scheduling_policy = "fcfs",
                                       .preemption_mode = "recompute",
                                       .prefix_cache_space_bytes = (size_t)4 << 30};
@@ -37,6 +38,18 @@ static quire_status parse_policy(quire_engine_options *o, qr_sched_policy *out, 
     else
         return qr_fail_param(error, "scheduling_policy", "scheduling_policy: fcfs or priority, not '%s'", policy);
     o->scheduling_policy = *out == QR_SCHED_FCFS ? "fcfs" : "priority";
+    return QUIRE_OK;
+}
+
+static quire_status parse_allocator(quire_engine_options *o, qr_kv_allocator *out, quire_error *error)
+{
+    const char *name = o->kv_allocator ? o->kv_allocator : "vllm";
+    if (!qr_kv_allocator_parse(name, out))
+        return qr_fail_param(error, "kv_allocator",
+                             "kv_allocator: vllm, vllm-v0, orca-max, orca-pow2, orca-oracle or faster-transformer, not "
+                             "'%s'",
+                             name);
+    o->kv_allocator = qr_kv_allocator_name(*out);
     return QUIRE_OK;
 }
 
@@ -163,6 +176,7 @@ static quire_status create_sched(quire_engine *e, quire_error *error)
     qr_sched_options s;
     qr_sched_options_init(&s);
     QR_TRY(parse_policy(o, &s.policy, error));
+    QR_TRY(parse_allocator(o, &s.kv_allocator, error));
     QR_TRY(parse_preemption(o, &s.preemption_mode, error));
     s.num_swap_blocks = (int64_t)(o->swap_space_bytes / kv_block_bytes(e));
     if (s.num_swap_blocks > INT32_MAX) s.num_swap_blocks = INT32_MAX;
@@ -211,6 +225,7 @@ static void init_stats(quire_engine *e)
     s->max_num_batched_tokens = e->options.max_num_batched_tokens;
     s->num_speculative_tokens = e->spec.num_tokens;
     s->kv_cache_dtype = e->options.kv_cache_dtype;
+    s->kv_allocator = e->options.kv_allocator;
     s->kv_cache_bytes = (size_t)e->kv_config.num_blocks * kv_block_bytes(e);
 }
 

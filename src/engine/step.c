@@ -253,6 +253,12 @@ static void observe_step(quire_engine *e, const qr_sched_step *step, int64_t sta
     s->num_preemptions = now.num_preemptions;
     s->num_swapped_groups = now.num_swapped_groups;
     s->live_slot_fraction = now.live_slot_fraction;
+    s->kv_live_fraction = now.slot_fractions.live;
+    s->kv_reserved_fraction = now.slot_fractions.reserved;
+    s->kv_internal_fraction = now.slot_fractions.internal;
+    s->kv_external_fraction = now.slot_fractions.external;
+    s->kv_unused_fraction = now.slot_fractions.unused;
+    s->mean_requests_running = now.mean_running;
     s->saved_block_fraction = now.saved_block_fraction;
     s->prefix_cache_queries = now.prefix_queries;
     s->prefix_cache_hits = now.prefix_hits;

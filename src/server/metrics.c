@@ -156,6 +156,15 @@ static void emit_own(page *p, const qr_server *server, const quire_stats *s)
           s->live_slot_fraction);
     gauge(p, "quire:saved_block_fraction", "KV blocks saved by sharing / blocks without sharing, mean over all steps.",
           s->saved_block_fraction);
+    const char *name = "quire:kv_slot_fraction";
+    head(p, name, "gauge", "What the slots of the KV pool are used for, mean over all steps.");
+    sample(p, name, "use=\"live\"", s->kv_live_fraction);
+    sample(p, name, "use=\"reserved\"", s->kv_reserved_fraction);
+    sample(p, name, "use=\"internal_fragmentation\"", s->kv_internal_fraction);
+    sample(p, name, "use=\"external_fragmentation\"", s->kv_external_fraction);
+    sample(p, name, "use=\"unused\"", s->kv_unused_fraction);
+    gauge(p, "quire:mean_requests_running", "Requests in model execution batches, mean over all steps.",
+          s->mean_requests_running);
     counter(p, "quire:num_steps_total", "Engine steps.", s->num_steps);
     gauge(p, "quire:max_prefix_store_blocks", "KV blocks that the stored prefix cache has room for.",
           (double)s->max_prefix_store_blocks);

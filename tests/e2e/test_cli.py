@@ -81,7 +81,7 @@ def the_flags_of_vllm_are_there():
     for name in ["max-model-len", "max-num-seqs", "max-num-batched-tokens", "block-size", "num-kv-blocks",
                  "num-gpu-blocks-override", "kv-cache-memory-bytes", "gpu-memory-utilization", "kv-cache-dtype",
                  "compute-dtype", "threads", "[no-]enable-chunked-prefill", "[no-]enable-prefix-caching",
-                 "scheduling-policy", "max-num-queued-reqs", "seed", "host", "port", "api-key", "served-model-name",
+                 "scheduling-policy", "kv-allocator", "max-num-queued-reqs", "seed", "host", "port", "api-key", "served-model-name",
                  "chat-template", "log-level"]:
         assert f"--{name}" in text, name
 
@@ -497,6 +497,26 @@ def iter_until(stream, word):
 
 
 @test
+def baselines_are_chosen_by_name():
+    pool = ["--num-kv-blocks", 135, "--max-model-len", 384]
+    work = ["--num-prompts", 20, "--random-input-len", 40, "--random-output-len", 40]
+    running = {}
+    for name in ["vllm", "vllm-v0", "orca-max", "orca-pow2", "orca-oracle", "faster-transformer"]:
+        result = json.loads(quire("bench", "throughput", TINY, *pool, *work, "--kv-allocator", name, "--json").stdout)
+        assert result["kv_allocator"] == name and result["kv_blocks_in_use"] == 0
+        uses = [result[f"kv_{use}_fraction"] for use in ["live", "reserved", "internal", "external", "unused"]]
+        assert abs(sum(uses) - 1) < 1e-9 and min(uses) >= 0, uses
+        running[name] = result["mean_requests_running"]
+    assert running["orca-max"] <= 4 < running["orca-oracle"] < running["vllm"], running  # 4 regions of 32 blocks
+    for name, option, why in [("orca-max", "--enable-prefix-caching", "shares nothing"),
+                              ("orca-pow2", "--enable-chunked-prefill", "computes prompts whole"),
+                              ("orca-oracle", "--preemption-mode=swap", "never preempts"),
+                              ("orca", "--json", "not one of")]:
+        text = fails(2 if name == "orca" else 1, "bench", "throughput", TINY, "--kv-allocator", name, option)
+        assert why in text, text
+
+
+@test
 def bench_serve_reports_vllms_fields():
     need_model()
     with Server(*SMALL_CACHE, "--max-model-len", 512) as server:
@@ -508,7 +528,7 @@ def bench_serve_reports_vllms_fields():
         assert result["total_input_tokens"] == 160 and result["total_output_tokens"] == 48
         for name in ["duration", "request_throughput", "output_throughput", "total_token_throughput"]:
             assert result[name] > 0, name
-        for metric in ["ttft", "tpot", "itl", "e2el"]:
+        for metric in ["ttft", "tpot", "itl", "e2el", "normalized"]:
             for kind in ["mean", "median", "p50", "p99"]:
                 assert result[f"{kind}_{metric}_ms"] > 0, (metric, kind)
             assert result[f"std_{metric}_ms"] >= 0

@@ -201,6 +201,7 @@ def health_version_metrics():
                  "e2e_request_latency_seconds_count", "request_queue_time_seconds_count"):
         assert f"vllm:{name}" in after, name
     assert after["vllm:kv_cache_usage_perc"] == 0
+    assert after["quire:mean_requests_running"] > 0
 
 
 @test
