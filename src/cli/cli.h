@@ -33,6 +33,7 @@ typedef struct qr_cli_bench_args {
 } qr_cli_bench_args;
 
 typedef struct qr_cli_sim_args {
+    const char *plots;
     const char *model, *device, *calibration, *kv_allocators, *request_rates, *beam_record;
     int tensor_parallel_size, shared_prefix;
     double speed, duration;

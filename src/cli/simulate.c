@@ -5,10 +5,11 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "cli/simulate_plots.h"
 #include "sim/result.h"
 #include "sim/sim.h"
 
-enum { MAX_RATES = 64, MAX_ALLOCATORS = QR_NUM_KV_ALLOCATORS };
+enum { MAX_RATES = QR_CLI_MAX_SIM_RATES, MAX_ALLOCATORS = QR_NUM_KV_ALLOCATORS };
 
 typedef struct simulation {
     const qr_cli_args *args;
@@ -21,6 +22,7 @@ typedef struct simulation {
     qr_kv_allocator allocators[MAX_ALLOCATORS];
     int num_allocators;
     FILE *json_file;
+    qr_cli_sim_plots *plots; /* NULL: none */
     qr_cli_progress progress;
     qr_sim_result result;
 } simulation;
@@ -323,6 +325,8 @@ static int run_rate(simulation *s, double rate)
     qr_cli_progress_end(&s->progress);
     if (status != QUIRE_OK) return qr_cli_fail("%s", error.message);
     if (!s->args->json) print_row(s, rate);
+    if (s->plots && qr_cli_sim_plots_add(s->plots, s->sim.sched.kv_allocator, rate, &s->result, &error) != QUIRE_OK)
+        return qr_cli_fail("%s", error.message);
     return s->args->json || s->json_file ? write_json(s, rate) : QR_CLI_OK;
 }
 
@@ -344,6 +348,14 @@ static int run_rates(simulation *s)
     return exit_status;
 }
 
+static quire_status open_plots(simulation *s, quire_error *error)
+{
+    char title[192];
+    snprintf(title, sizeof title, "%s on %d x %s, %s", s->sim.cost.model.name, s->sim.cost.tensor_parallel_size,
+             s->sim.cost.device.name, s->args->bench.dataset_name);
+    return s->args->sim.plots ? qr_cli_sim_plots_create(s->args->sim.plots, title, &s->plots, error) : QUIRE_OK;
+}
+
 int qr_cli_run_simulate(qr_cli_args *args)
 {
     quire_error error;
@@ -354,13 +366,16 @@ int qr_cli_run_simulate(qr_cli_args *args)
     s->sim.user = s;
     int exit_status;
     if (choose_machine(s, &error) != QUIRE_OK || choose_policy(s, &error) != QUIRE_OK ||
-        choose_workload(s, &error) != QUIRE_OK) {
+        choose_workload(s, &error) != QUIRE_OK || open_plots(s, &error) != QUIRE_OK) {
         exit_status = qr_cli_fail("%s", error.message);
     } else {
         qr_cli_interrupt_catch();
         exit_status = run_rates(s);
         qr_cli_interrupt_release();
+        if (exit_status == QR_CLI_OK && s->plots && qr_cli_sim_plots_finish(s->plots, &error) != QUIRE_OK)
+            exit_status = qr_cli_fail("%s", error.message);
     }
+    qr_cli_sim_plots_destroy(s->plots);
     qr_sim_trace_deinit(&s->trace);
     qr_sim_beams_deinit(&s->beams);
     qr_free(s);

@@ -169,6 +169,8 @@ static const qr_option result_options[] = {
      .offset = AT(json),
      .help = "print JSON Lines, one object for each run, in place of the table"},
     TEXT("output-json", bench.output_json, "FILE", "", "also write those lines to a file"),
+    TEXT("plots", sim.plots, "FOLDER", "",
+         "also draw charts (SVG): latency and batched requests against the rate, KV memory by use, and over time"),
     {0},
 };
 static const qr_option_group result = {"Result", result_options};

@@ -411,7 +411,7 @@ void qr_chart_write(const qr_chart *chart, qr_xml *out)
     assert(chart->num_series >= 0 && chart->num_series <= QR_CHART_MAX_SERIES);
     assert(chart->num_thresholds <= QR_CHART_MAX_THRESHOLDS && chart->num_notes <= QR_CHART_MAX_NOTES);
     assert(chart->id && *chart->id && strlen(chart->id) <= QR_CHART_MAX_ID);
-    assert(chart->id[strspn(chart->id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-")] == 0);
+    assert(chart->id[strspn(chart->id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")] == 0);
     qr_chart_plot plot = {.chart = chart, .out = out};
     lay_out(&plot);
     qr_xml_printf(out,

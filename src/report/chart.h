@@ -55,7 +55,7 @@ typedef struct qr_chart_note {
 /* Zero-initialise and fill; everything pointed to stays the caller's. */
 typedef struct qr_chart {
     qr_chart_kind kind;
-    const char *id;          /* letters, digits and '-': "fig12a"; unique in a page */
+    const char *id;          /* letters, digits, '-', '_', '.': "fig12a"; unique in a page */
     const char *title;       /* NULL: none */
     const char *description; /* what a reader who does not see it should know; NULL: made from the series */
     int width, height;       /* 0: 480 x 320, right for one column in print */

@@ -97,7 +97,7 @@ void qr_chart_write_lines(const qr_chart_plot *plot)
     const qr_chart *chart = plot->chart;
     qr_xml *out = plot->out;
     qr_xml_printf(out, "<clipPath id=\"%s-c\"><rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\"/></clipPath>",
-                  chart->id, plot->left, plot->top, plot->right - plot->left, plot->bottom - plot->top + 1);
+                  chart->id, plot->left, plot->top - 1, plot->right - plot->left, plot->bottom - plot->top + 2);
     for (int s = 0; s < chart->num_series; s++) {
         const qr_chart_series *series = &chart->series[s];
         int style = qr_chart_style(chart, s);
