@@ -107,8 +107,8 @@ __attribute__((target("avx2,fma"))) static void peak_avx2(void *ctx, int tile, i
         for (int r = 0; r < PEAK_ROUNDS; r++)
 #pragma GCC unroll 12
             for (int i = 0; i < 12; i++) {
+                KEEP(a); /* else the product leaves the loop */
                 __m256i p = _mm256_maddubs_epi16(a, a);
-                KEEP(p);
                 n[i] = _mm256_add_epi32(n[i], _mm256_madd_epi16(p, ones));
                 KEEP(n[i]);
             }

@@ -26,12 +26,16 @@ INLINE __m256i quad(const qr_act_group *x, int j) /* columns 4 j .. 4 j + 3 in e
     return _mm256_set1_epi32(four);
 }
 
+/* Two sums so far: else the compiler adds in another order, and keeps all products in memory meanwhile. */
+#define IN_ORDER(a, b) __asm__("" : "+x"(a), "+x"(b))
+
 INLINE void widen(row_sums *s)
 {
     const __m256i one = _mm256_set1_epi16(1);
     s->lo = _mm256_add_epi32(s->lo, _mm256_madd_epi16(s->pairs_lo, one));
     s->hi = _mm256_add_epi32(s->hi, _mm256_madd_epi16(s->pairs_hi, one));
     s->pairs_lo = s->pairs_hi = _mm256_setzero_si256();
+    IN_ORDER(s->lo, s->hi);
 }
 
 INLINE __m256i products(const qr_lowbit f, __m256i codes, __m256i a)
@@ -67,8 +71,7 @@ INLINE void dot_part(const qr_lowbit f, const uint8_t *codes, const qr_act_group
             __m256i a = quad(x + t * ld_x, j);
             sum[t].pairs_lo = _mm256_add_epi16(sum[t].pairs_lo, products(f, lo, a));
             sum[t].pairs_hi = _mm256_add_epi16(sum[t].pairs_hi, products(f, hi, a));
-            /* the compiler would add in another order, and keep all products meanwhile */
-            __asm__("" : "+x"(sum[t].pairs_lo), "+x"(sum[t].pairs_hi));
+            IN_ORDER(sum[t].pairs_lo, sum[t].pairs_hi);
             if ((j - first) % quads == quads - 1 || j == end - 1) widen(&sum[t]);
         }
     }
