@@ -8,7 +8,8 @@
  * The device holds one number per slot: a digest of all tokens up to and including that position, as K and V are
  * functions of all that precedes them. A step carries out the copies, writes the new tokens' digests through the
  * block tables and then reads, as attention does, every position of every scheduled sequence: each must be the digest
- * that the reference computes from its plain arrays. Draft tokens are guessed and turn out right or wrong at random.
+ * that the reference computes from its plain arrays. After every operation the same holds for all sequences that have
+ * blocks, in the pool or in swap space. Draft tokens are guessed and turn out right or wrong at random.
  * Define MODEL_FAIL(format, ...) before including this file. */
 #ifndef SCHED_MODEL_H
 #define SCHED_MODEL_H
@@ -69,6 +70,7 @@ typedef struct model {
     bool drafts;
     uint32_t output_vocab; /* small: the sequences of a group stay the same for long */
     uint64_t num_added;
+    uint64_t preemptions_before; /* of the schedulers before this one */
     uint64_t num_refused, num_aborts, num_forks, num_copies, num_preemptions, num_hits, num_finished, num_resets;
     uint64_t num_beam_forks, num_swapped, num_swap_blocks, num_drafts, num_accepted, num_restarts;
     fake_store store;
@@ -105,7 +107,7 @@ static void model_start(model *m)
     if (qr_sched_create(&m->options, &m->sched, &error) != QUIRE_OK) MODEL_FAIL("create: %s", error.message);
     m->pool = qr_sched_pool(m->sched);
     m->options = *qr_sched_get_options(m->sched);
-    m->num_preemptions = 0; /* as the scheduler counts */
+    m->preemptions_before = m->num_preemptions;
 }
 
 static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), void *source)
@@ -160,6 +162,16 @@ static void make_prompt(model *m, ref_request *ref)
     }
 }
 
+/* Mostly smaller than the pool, so that add does not refuse it. */
+static void fit_group(model *m, ref_request *ref)
+{
+    const int32_t num_slots = (int32_t)m->options.num_blocks * m->options.block_size;
+    if (choose(m, 8) == 0) return;
+    while (ref->max_output > 1 && ref->num_prompt + ref->max_output > num_slots) ref->max_output /= 2;
+    while (ref->n > 1 && (ref->num_prompt + ref->n * ref->max_output > num_slots || ref->n > m->options.max_num_seqs))
+        ref->n--;
+}
+
 static bool model_add(model *m)
 {
     ref_request *ref = NULL;
@@ -170,10 +182,11 @@ static bool model_add(model *m)
     ref->n = choose(m, 2) ? 1 : 1 + (int)choose(m, MODEL_MAX_N);
     ref->num_prompt = 1 + (int32_t)choose(m, choose(m, 4) ? 30 : MODEL_MAX_LEN - 1);
     ref->max_output = 1 + (int32_t)choose(m, (uint32_t)(MODEL_MAX_LEN - ref->num_prompt));
+    fit_group(m, ref);
     ref->priority = m->options.policy == QR_SCHED_PRIORITY ? (int64_t)choose(m, 3) : 0;
     ref->key = choose(m, 4) == 0;
     ref->no_prefix_read = choose(m, 8) == 0;
-    ref->lockstep = choose(m, 3) == 0;
+    ref->lockstep = choose(m, ref->n > 1 ? 2 : 6) == 0;
     ref->num_shared = ref->num_prompt;
     make_prompt(m, ref);
     const qr_request_params params = {.prompt_token_ids = ref->seqs[0].tokens,
@@ -241,8 +254,35 @@ static void model_remove_finished(model *m)
     }
 }
 
+static bool ref_is_live(const ref_seq *seq) { return !seq->finished && !seq->idle; }
+
+/* What the blocks of every sequence hold, scheduled or not, in the pool or in swap space: the tokens it has computed.
+ */
+static void model_contents(const model *m)
+{
+    if (model_has_regions(m)) return; /* a fork's copies are carried out in the next step only */
+    for (int k = 0; k < MODEL_MAX_REQUESTS; k++) {
+        const ref_request *ref = &m->requests[k];
+        for (int s = 0; s < ref->n && ref->request && !ref->finished; s++) {
+            const ref_seq *seq = &ref->seqs[s];
+            const qr_seq *real = &ref->request->seqs[s];
+            const int32_t *swap_table = ref->request->swap_block_ids + s * ref->request->max_swap_blocks;
+            const bool runs = real->status == QR_RUNNING, holds = runs || (ref->swapped && ref_is_live(seq));
+            MODEL_CHECK(!holds || real->num_computed_tokens == seq->num_computed, "%d tokens are computed, not %d",
+                        real->num_computed_tokens, seq->num_computed);
+            for (int32_t p = 0; p < seq->num_computed && holds; p++) {
+                const int32_t block_size = m->options.block_size;
+                const uint64_t digest = runs ? m->device[qr_block_table_slot(&real->table, m->pool, p)]
+                                             : m->swap_space[swap_table[p / block_size] * block_size + p % block_size];
+                MODEL_CHECK(digest == seq->digests[p], "step %u: position %d holds wrong K and V", m->step, p);
+            }
+        }
+    }
+}
+
 static void model_check(model *m)
 {
+    model_contents(m);
     quire_error error;
     if (qr_sched_check(m->sched, &error) != QUIRE_OK) MODEL_FAIL("step %u: %s", m->step, error.message);
     int unfinished = 0;
@@ -256,8 +296,6 @@ static bool ref_before(const ref_request *a, const ref_request *b)
 {
     return a->priority != b->priority ? a->priority < b->priority : a->order < b->order;
 }
-
-static bool ref_is_live(const ref_seq *seq) { return !seq->finished && !seq->idle; }
 
 static int ref_lead(const ref_request *ref)
 {
@@ -484,7 +522,7 @@ static void model_sample(model *m, ref_request *ref, int idx)
     const bool taken = qr_sched_append_token(m->sched, &ref->request->seqs[idx], token);
     MODEL_CHECK(taken == drafted, "a draft was %s", taken ? "accepted" : "refused");
     const bool at_end = seq->num_tokens - ref->num_prompt == ref->max_output;
-    if (at_end || choose(m, 24) == 0)
+    if (at_end || choose(m, ref->lockstep ? 64 : 24) == 0)
         model_finish_seq(m, ref, idx, at_end ? QR_FINISHED_LENGTH_CAPPED : QR_FINISHED_STOPPED);
     else if (drafted)
         model_sample(m, ref, idx);
@@ -660,7 +698,7 @@ static void model_finish(model *m)
                 stats.num_blocks - stats.num_free_blocks);
     MODEL_CHECK(stats.num_free_swap_blocks == stats.num_swap_blocks, "swap space leaked");
     MODEL_CHECK(stats.num_running == 0 && stats.num_waiting == 0 && stats.num_running_seqs == 0, "requests leaked");
-    MODEL_CHECK(stats.num_preemptions == m->num_preemptions, "preemptions miscounted");
+    MODEL_CHECK(stats.num_preemptions == m->num_preemptions - m->preemptions_before, "preemptions miscounted");
     qr_sched_destroy(m->sched);
 }
 

@@ -1,18 +1,4 @@
-/* Block pool and block tables, case by case. test_kv_model.c covers their interplay.
- *
- * Bugs planted on purpose, one at a time, and the first test that each made fail (m: test_kv_model):
- *   fork takes no reference on the blocks                        m, and test_sched_model
- *   a shared, partly filled block is written in place            m, and test_sched_model (slot written twice)
- *   a list of blocks is freed first to last                      m (predicted block ids differ), free_order below
- *   hash and comparison leave out a block's last token           m, and test_sched_model (wrong K and V read)
- *   an evicted block stays in the index                          m, and test_sched_model (wrong K and V read)
- *   the parent is not compared on a hit                          m (with hashes cut short), collisions below
- *   the extra key is neither hashed nor compared                 m, and test_sched_model (wrong K and V read)
- *   a block counts as full one token early                       m, and test_sched_model
- *   a trimmed block that is overwritten in place stays findable  m
- *   copy-on-write keeps its reference on the source block        m, and test_sched_model
- *   blocks found in the cache are not referenced                 m, and test_sched_model
- *   live slots are not taken back on free                        m, and test_sched_model */
+/* Block pool and block tables, case by case. test_kv_model.c covers their interplay. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -3,8 +3,9 @@
  * The reference is the contract written down with plain arrays and linear searches: the free list is an array of ids,
  * the prefix cache a scan over all blocks that compares contents. It predicts every block id, reference count, cached
  * block and live count; after each operation all of them are compared, and qr_block_pool_check recounts the rest.
- * Independently of both, a fake device holds a digest of all preceding tokens in each slot, is written through the
- * tables and must read back exactly the tables' tokens. Hashes are cut to a few bits in most runs, so that different
+ * Independently of both, a fake device holds a token and a digest of all tokens up to it in each slot, is written
+ * through the tables and must read back exactly the tables' tokens; what any findable block holds, in use or free, must
+ * be the tokens that it is found by. Hashes are cut to a few bits in most runs, so that different
  * contents collide all the time. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,9 +17,12 @@
 #include <cmocka.h>
 
 #include "kv/block_table.h"
+#include "long_run.h"
 
 enum { MAX_BLOCKS = 40, MAX_BLOCK_SIZE = 8, NUM_TABLES = 7, MAX_TOKENS = 64, VOCAB = 3 };
-enum { NUM_RUNS = 1500, OPERATIONS_PER_RUN = 400 };
+enum { NUM_SEEDS = 2500, OPERATIONS_PER_SEED = 400 };
+
+static long_run seeds;
 
 typedef struct ref_block {
     int ref_cnt, num_live;
@@ -34,6 +38,11 @@ typedef struct ref_table {
     uint64_t key;
 } ref_table;
 
+typedef struct slot {
+    int32_t token;
+    uint64_t digest; /* of all tokens up to this one */
+} slot;
+
 typedef struct world {
     uint64_t random;
     unsigned seed;
@@ -48,7 +57,7 @@ typedef struct world {
     int num_free;
     uint64_t last_content, now;
     ref_table refs[NUM_TABLES];
-    uint64_t device[MAX_BLOCKS][MAX_BLOCK_SIZE];
+    slot device[MAX_BLOCKS][MAX_BLOCK_SIZE];
     uint64_t num_copies, num_found, num_evicted, num_full_pool, num_in_place;
 } world;
 
@@ -169,10 +178,10 @@ static uint64_t digest_at(const ref_table *t, int32_t position)
     return digest;
 }
 
-static uint64_t *device_slot(world *w, int table, int32_t position)
+static slot *device_slot(world *w, int table, int32_t position)
 {
-    const int64_t slot = qr_block_table_slot(&w->tables[table], w->pool, position);
-    return &w->device[slot / w->block_size][slot % w->block_size];
+    const int64_t idx = qr_block_table_slot(&w->tables[table], w->pool, position);
+    return &w->device[idx / w->block_size][idx % w->block_size];
 }
 
 /* ---- operations on both ------------------------------------------------------------------------ */
@@ -196,7 +205,8 @@ static void op_append(world *w, int i, const int32_t *tokens, int32_t num)
         memcpy(w->device[copy.dst_block], w->device[copy.src_block], sizeof w->device[0]);
         w->num_copies++;
     }
-    for (int32_t p = t->num_tokens - num; p < t->num_tokens; p++) *device_slot(w, i, p) = digest_at(t, p);
+    for (int32_t p = t->num_tokens - num; p < t->num_tokens; p++)
+        *device_slot(w, i, p) = (slot){.token = t->tokens[p], .digest = digest_at(t, p)};
     const int32_t num_head = (int32_t)choose(w, (uint32_t)t->num_tokens + 1);
     const qr_token_view view = {t->tokens, t->tokens + num_head, num_head, t->num_tokens - num_head};
     qr_block_table_commit(&w->tables[i], w->pool, view, t->num_tokens, t->key);
@@ -291,7 +301,8 @@ static void compare(world *w)
         uint64_t digest = t->key + 1;
         for (int32_t p = 0; p < t->num_tokens; p++) {
             digest = (digest + (uint64_t)t->tokens[p] + 1) * 0x9e3779b97f4a7c15u;
-            assert_true(*device_slot(w, i, p) == digest);
+            assert_int_equal(device_slot(w, i, p)->token, t->tokens[p]);
+            assert_true(device_slot(w, i, p)->digest == digest);
         }
     }
     int64_t num_live = 0;
@@ -302,6 +313,7 @@ static void compare(world *w)
         assert_int_equal(qr_block_pool_is_cached(w->pool, id), b->cached);
         if (b->ref_cnt > 0) num_live += b->num_live;
         num_cached += b->cached;
+        for (int k = 0; k < w->block_size && b->cached; k++) assert_int_equal(w->device[id][k].token, b->tokens[k]);
     }
     assert_int_equal(qr_block_pool_num_live_slots(w->pool), num_live);
     assert_int_equal(qr_block_pool_num_cached(w->pool), num_cached);
@@ -324,7 +336,7 @@ static void run(world *w, unsigned seed)
     for (int i = 0; i < NUM_TABLES; i++) qr_block_table_init(&w->tables[i], w->ids[i], MAX_TOKENS);
     for (int32_t id = 0; id < w->num_blocks; id++) w->free_ids[w->num_free++] = id;
 
-    for (int k = 0; k < OPERATIONS_PER_RUN; k++) {
+    for (int k = 0; k < OPERATIONS_PER_SEED; k++) {
         const int i = (int)choose(w, NUM_TABLES);
         const uint32_t op = choose(w, 32);
         if (op < 12)
@@ -352,7 +364,7 @@ static void random_operations_match_the_reference(void **state)
     (void)state;
     static world w;
     uint64_t num_copies = 0, num_found = 0, num_evicted = 0, num_full_pool = 0, num_in_place = 0;
-    for (unsigned seed = 1; seed <= NUM_RUNS; seed++) {
+    for (unsigned seed; long_run_next(&seeds, &seed);) {
         run(&w, seed);
         num_copies += w.num_copies;
         num_found += w.num_found;
@@ -360,15 +372,19 @@ static void random_operations_match_the_reference(void **state)
         num_full_pool += w.num_full_pool;
         num_in_place += w.num_in_place;
     }
-    print_message("%d operations: %llu copies on write, %llu tokens found in the cache, %llu cached blocks evicted, "
+    print_message("seeds %u to %u, %llu operations: %llu copies on write, %llu tokens found in the cache, %llu cached "
+                  "blocks evicted, "
                   "%llu times no block, %llu cached blocks overwritten in place\n",
-                  NUM_RUNS * OPERATIONS_PER_RUN, (unsigned long long)num_copies, (unsigned long long)num_found,
-                  (unsigned long long)num_evicted, (unsigned long long)num_full_pool, (unsigned long long)num_in_place);
+                  seeds.first_seed, seeds.first_seed + seeds.done - 1,
+                  (unsigned long long)seeds.done * OPERATIONS_PER_SEED, (unsigned long long)num_copies,
+                  (unsigned long long)num_found, (unsigned long long)num_evicted, (unsigned long long)num_full_pool,
+                  (unsigned long long)num_in_place);
     assert_true(num_copies > 1000 && num_found > 1000 && num_evicted > 1000 && num_in_place > 100);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    seeds = long_run_start(argc, argv, NUM_SEEDS);
     const struct CMUnitTest tests[] = {cmocka_unit_test(random_operations_match_the_reference)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,27 +1,7 @@
 /* The scheduler under random operations, against a naive reference (sched_model.h).
  *
- * Bugs planted on purpose, one at a time, and what this test then said (those of kv are in test_kv.c):
- *   preemption keeps num_computed_tokens                     "holds blocks with status" (the recount)
- *   forked sequences do not get num_computed_tokens          an assertion in append_token
- *   the first running group is preempted, not the last       "preempted a request although a later one runs"
- *   requests are admitted in a step with preemptions         "admitted in a step with preemptions"
- *   admission ignores the blocks that others still need      an assertion: a promised block was not there
- *   no budget is kept for the sequences that follow          an assertion: nothing left for a running sequence
- *   the whole prompt is taken from the cache                 an assertion: no token left to compute
- *   copies of a group that is preempted itself are kept      "copy is for nobody"
- *   a finished sequence keeps its row                        "rows used, free" (the recount)
- *   the queue ignores priorities                             "admitted out of turn"
- *   what a group shares is taken from the lengths alone       "prompt cut", or wrong K and V
- *   a forked beam does not get its parent's outputs          "token changed"
- *   a dropped beam keeps its blocks                          "holds blocks with status" (the recount)
- *   lockstep groups sample one sequence at a time            "a lockstep group samples, but not sequence"
- *   a copy withdrawn with its group is not undone            wrong K and V after the group came back
- *   a group is swapped with slots of the withdrawn step      an assertion in qr_sched_swap_out
- *   a block that two tables share is swapped twice           "holds more blocks than foreseen" (the recount)
- *   the map of moved blocks is not cleared                   wrong K and V
- *   an aborted group keeps its swap space                    "in swap space with status" (the recount)
- *   a swapped group forgets that it has forked               an assertion: nothing left to compute
- *   the waiting heap is not repaired upwards after a removal "place is before its parent" (the recount) */
+ * That it finds bugs is proved by tests/e2e/test_planted_bugs.py, which plants them one at a time. Arguments:
+ * long_run.h. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,6 +10,9 @@
 
 #include <cmocka.h>
 
+#include "long_run.h"
+
+static long_run seeds;
 static unsigned current_seed;
 #define MODEL_FAIL(...)                                \
     do {                                               \
@@ -49,7 +32,7 @@ static uint32_t random_choice(void *source, uint32_t n)
     return (uint32_t)((x ^ (x >> 31)) % n);
 }
 
-enum { NUM_RUNS = 3000, OPERATIONS_PER_RUN = 300 };
+enum { NUM_SEEDS = 5000, OPERATIONS_PER_SEED = 300 };
 
 static void random_operations_match_the_reference(void **state)
 {
@@ -57,11 +40,10 @@ static void random_operations_match_the_reference(void **state)
     static model m;
     model sum = {0};
     uint64_t num_steps = 0;
-    for (unsigned seed = 1; seed <= NUM_RUNS; seed++) {
-        current_seed = seed;
-        uint64_t source = seed;
+    while (long_run_next(&seeds, &current_seed)) {
+        uint64_t source = current_seed;
         model_init(&m, random_choice, &source);
-        for (int i = 0; i < OPERATIONS_PER_RUN; i++) model_operation(&m);
+        for (int i = 0; i < OPERATIONS_PER_SEED; i++) model_operation(&m);
         model_finish(&m);
         num_steps += m.step;
         sum.num_added += m.num_added;
@@ -83,13 +65,14 @@ static void random_operations_match_the_reference(void **state)
         sum.num_accepted += m.num_accepted;
     }
     print_message(
-        "%d operations, %llu steps: %llu requests added, %llu refused, %llu finished, %llu aborted; "
+        "seeds %u to %u, %llu operations, %llu steps: %llu requests added, %llu refused, %llu finished, %llu aborted; "
         "%llu group forks, %llu beam forks, %llu blocks copied on write, %llu preemptions (%llu to swap space, %llu "
         "blocks out and in), %llu tokens found, %llu "
         "resets, %llu drafts (%llu accepted)\n",
-        NUM_RUNS * OPERATIONS_PER_RUN, (unsigned long long)num_steps, (unsigned long long)sum.num_added,
-        (unsigned long long)sum.num_refused, (unsigned long long)sum.num_finished, (unsigned long long)sum.num_aborts,
-        (unsigned long long)sum.num_forks, (unsigned long long)sum.num_beam_forks, (unsigned long long)sum.num_copies,
+        seeds.first_seed, seeds.first_seed + seeds.done - 1, (unsigned long long)seeds.done * OPERATIONS_PER_SEED,
+        (unsigned long long)num_steps, (unsigned long long)sum.num_added, (unsigned long long)sum.num_refused,
+        (unsigned long long)sum.num_finished, (unsigned long long)sum.num_aborts, (unsigned long long)sum.num_forks,
+        (unsigned long long)sum.num_beam_forks, (unsigned long long)sum.num_copies,
         (unsigned long long)sum.num_preemptions, (unsigned long long)sum.num_swapped,
         (unsigned long long)sum.num_swap_blocks, (unsigned long long)sum.num_hits, (unsigned long long)sum.num_resets,
         (unsigned long long)sum.num_drafts, (unsigned long long)sum.num_accepted);
@@ -101,8 +84,9 @@ static void random_operations_match_the_reference(void **state)
                 sum.num_hits > 100);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    seeds = long_run_start(argc, argv, NUM_SEEDS);
     const struct CMUnitTest tests[] = {cmocka_unit_test(random_operations_match_the_reference)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
