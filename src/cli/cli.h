@@ -5,7 +5,7 @@
  *                ├─ serve.c   generate.c, batch.c, job.c   chat.c       use the engine
  *                ├─ text.c (tokenize, detokenize, render, logits)   inspect.c   pull.c
  *                ├─ bench.c, bench_local.c, bench_serve.c
- *                └─ simulate.c (options in simulate_options.c)
+ *                └─ simulate.c (options in simulate_options.c, charts in simulate_plots.c)   paper.c
  *
  * Rules: standard output is data, standard error is talk. A command returns its exit status: 0 done, 1 failed, 2 wrong
  * use. Only main.c calls exit(). SIGPIPE is ignored; writes to standard output are checked.
@@ -40,6 +40,11 @@ typedef struct qr_cli_sim_args {
     int64_t num_prompts;
 } qr_cli_sim_args;
 
+typedef struct qr_cli_paper_args {
+    double hours;
+    qr_option_list traces;
+} qr_cli_paper_args;
+
 /* Every option of every command; a command's option groups say which of them it takes. */
 typedef struct qr_cli_args {
     bool help;
@@ -68,6 +73,7 @@ typedef struct qr_cli_args {
     const char *chat_template, *log_level; /* chat_template: a file's name */
     qr_cli_bench_args bench;
     qr_cli_sim_args sim;
+    qr_cli_paper_args paper;
 } qr_cli_args;
 
 typedef struct qr_cli_command {
@@ -94,6 +100,9 @@ extern const qr_option_group qr_cli_general; /* --help, which every command has 
 /* simulate_options.c */
 extern const qr_option_group *const qr_cli_simulate_groups[];
 void qr_cli_simulate_defaults(qr_cli_args *args);
+/* paper.c */
+extern const qr_option_group *const qr_cli_paper_groups[];
+void qr_cli_paper_defaults(qr_cli_args *args);
 
 /* ---- help.c ----------------------------------------------------------------------------------- */
 
@@ -167,5 +176,6 @@ int qr_cli_run_bench_latency(qr_cli_args *args);
 int qr_cli_run_bench_sharing(qr_cli_args *args);
 int qr_cli_run_bench_serve(qr_cli_args *args);
 int qr_cli_run_simulate(qr_cli_args *args);
+int qr_cli_run_paper(qr_cli_args *args);
 
 #endif

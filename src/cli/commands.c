@@ -863,6 +863,16 @@ const qr_cli_command qr_cli_commands[] = {
      "--request-rate trace\n"
      "quire simulate --model llama-13b --dataset-name translation --shared-prefix 341 --request-rate 20",
      qr_cli_simulate_groups, 0, qr_cli_run_simulate, qr_cli_simulate_defaults},
+    {"paper", "", "the PagedAttention paper's evaluation, as a page",
+     "Simulate the experiments of the PagedAttention paper (Kwon et al., SOSP 2023): FasterTransformer, Orca with "
+     "three "
+     "ways to reserve memory, vLLM as in the paper, and quire's scheduler of today, on the paper's models and GPUs. "
+     "Writes a page with every figure beside the paper's values (docs/paper.md has the method), its charts as SVG, and "
+     "the numbers as JSON. With --trace the systems are also compared on traces of production services, Llama 3 8B on "
+     "an H100. Takes a few minutes; the same options write the same page everywhere.",
+     "quire paper --out paper\n"
+     "quire paper --hours 0.1 --trace data/traces/azure_llm_2023_conv.csv",
+     qr_cli_paper_groups, 0, qr_cli_run_paper, qr_cli_paper_defaults},
     {0},
 };
 
