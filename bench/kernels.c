@@ -215,9 +215,22 @@ static void bench_linear(qr_dtype dtype, int64_t rows, int64_t cols, const int *
 
 /* ---- attention */
 
+enum { KV_BLOCK = 16 };
+
+static const char *const kv_names[] = {
+#define XX(id, name, bytes) [QR_KV_##id] = name,
+    QR_KV_DTYPE_MAP(XX)
+#undef XX
+};
+
 typedef struct attention_bench {
     qr_batch batch;
     qr_attention_args args;
+    qr_kv_cache *cache;
+    int32_t *table, *start, *lens;
+    float *q, *out;
+    size_t q_bytes, kv_bytes; /* kv_bytes: all blocks */
+    char name[96];
 } attention_bench;
 
 static void run_attention(void *ctx)
@@ -226,58 +239,101 @@ static void run_attention(void *ctx)
     be->ops->attention(be, &b->batch, &b->args);
 }
 
-static void bench_attention(int num_reqs, int new_tokens, int context, int heads, int kv_heads, int size,
-                            qr_dtype dtype)
+typedef struct attention_shape {
+    int num_reqs, new_tokens, context, heads, kv_heads, size;
+} attention_shape;
+
+/* False when not asked for. */
+static bool attention_open(attention_bench *b, attention_shape s, qr_kv_dtype dtype)
 {
-    char name[96];
-    snprintf(name, sizeof name, "attention %s %d x %d of %d, heads %d/%d x %d", qr_dtype_name(dtype), num_reqs,
-             new_tokens, context, heads, kv_heads, size);
-    if (!strstr(name, only)) return;
-    enum { BLOCK = 16 };
-    int blocks = (context + BLOCK - 1) / BLOCK, total = num_reqs * new_tokens;
-    qr_kv_config config = {1, kv_heads, size, BLOCK, (int64_t)blocks * num_reqs, dtype};
-    qr_kv_cache *cache;
-    if (be->ops->kv_cache_create(be, &config, &cache, NULL) != QUIRE_OK) exit(1);
+    snprintf(b->name, sizeof b->name, "attention %s %d x %d of %d, heads %d/%d x %d", kv_names[dtype], s.num_reqs,
+             s.new_tokens, s.context, s.heads, s.kv_heads, s.size);
+    if (!strstr(b->name, only)) return false;
+    int blocks = (s.context + KV_BLOCK - 1) / KV_BLOCK, all = blocks * s.num_reqs, total = s.num_reqs * s.new_tokens;
+    qr_kv_config config = {1, s.kv_heads, s.size, KV_BLOCK, all, dtype};
+    if (be->ops->kv_cache_create(be, &config, &b->cache, NULL) != QUIRE_OK) exit(1);
     size_t block_bytes = be->ops->kv_block_bytes(be, &config);
     uint8_t *fill = malloc(block_bytes);
     for (size_t i = 0; i < block_bytes; i++) fill[i] = (uint8_t)(next_random() & 0x3B);
-    for (int i = 0; i < blocks * num_reqs; i++) be->ops->kv_write_block(be, cache, i, fill);
-    int32_t *table = malloc((size_t)(blocks * num_reqs) * sizeof *table), *start = malloc((size_t)(num_reqs + 1) * 4);
-    int32_t *lens = malloc((size_t)num_reqs * sizeof *lens);
-    for (int i = 0; i < blocks * num_reqs; i++) table[i] = i;
-    for (int i = blocks * num_reqs - 1; i > 0; i--) { /* as after hours of serving */
-        int j = (int)(next_random() % (uint32_t)(i + 1)), swap = table[i];
-        table[i] = table[j];
-        table[j] = swap;
+    for (int i = 0; i < all; i++) be->ops->kv_write_block(be, b->cache, i, fill);
+    free(fill);
+    b->table = malloc((size_t)all * sizeof *b->table);
+    b->start = malloc((size_t)(s.num_reqs + 1) * sizeof *b->start);
+    b->lens = malloc((size_t)s.num_reqs * sizeof *b->lens);
+    for (int i = 0; i < all; i++) b->table[i] = i;
+    for (int i = all - 1; i > 0; i--) { /* as after hours of serving */
+        int j = (int)(next_random() % (uint32_t)(i + 1)), swap = b->table[i];
+        b->table[i] = b->table[j];
+        b->table[j] = swap;
     }
-    for (int i = 0; i <= num_reqs; i++) start[i] = i * new_tokens;
-    for (int i = 0; i < num_reqs; i++) lens[i] = context;
-    size_t q_bytes = (size_t)total * (size_t)(heads * size) * sizeof(float);
-    float *q = be->ops->buffer_alloc(be, q_bytes), *out = be->ops->buffer_alloc(be, q_bytes);
-    for (size_t i = 0; i < q_bytes / 4; i++) q[i] = (float)(next_random() % 100) / 50 - 1;
-    attention_bench b = {{.num_tokens = total,
-                          .num_reqs = num_reqs,
+    for (int i = 0; i <= s.num_reqs; i++) b->start[i] = i * s.new_tokens;
+    for (int i = 0; i < s.num_reqs; i++) b->lens[i] = s.context;
+    b->q_bytes = (size_t)total * (size_t)(s.heads * s.size) * sizeof(float);
+    b->kv_bytes = block_bytes * (size_t)all;
+    b->q = be->ops->buffer_alloc(be, b->q_bytes);
+    b->out = be->ops->buffer_alloc(be, b->q_bytes);
+    for (size_t i = 0; i < b->q_bytes / 4; i++) b->q[i] = (float)(next_random() % 100) / 50 - 1;
+    b->batch = (qr_batch){.num_tokens = total,
+                          .num_reqs = s.num_reqs,
                           .max_blocks = blocks,
-                          .query_start_loc = start,
-                          .seq_lens = lens,
-                          .block_table = table},
-                         {.q = q,
-                          .ld_q = heads * size,
-                          .out = out,
-                          .num_heads = heads,
-                          .num_kv_heads = kv_heads,
-                          .head_size = size,
-                          .scale = 0.125f,
-                          .cache = cache}};
-    double t = best_time(run_attention, &b);
-    double seen = new_tokens * (context - (new_tokens - 1) / 2.0) * num_reqs; /* query x key pairs per head */
-    row(name, 4.0 * seen * heads * size / t * 1e-9, "GFLOP/s", t, peak_float);
-    if (new_tokens == 1)
-        row("    K and V read", (double)block_bytes * blocks * num_reqs / t * 1e-9, "GB/s", t, peak_read);
-    be->ops->kv_cache_destroy(be, cache);
-    be->ops->buffer_free(be, q, q_bytes);
-    be->ops->buffer_free(be, out, q_bytes);
-    free(fill), free(table), free(start), free(lens);
+                          .query_start_loc = b->start,
+                          .seq_lens = b->lens,
+                          .block_table = b->table};
+    b->args = (qr_attention_args){.q = b->q,
+                                  .ld_q = s.heads * s.size,
+                                  .out = b->out,
+                                  .num_heads = s.heads,
+                                  .num_kv_heads = s.kv_heads,
+                                  .head_size = s.size,
+                                  .scale = 0.125f,
+                                  .cache = b->cache};
+    return true;
+}
+
+static void attention_close(attention_bench *b)
+{
+    be->ops->kv_cache_destroy(be, b->cache);
+    be->ops->buffer_free(be, b->q, b->q_bytes);
+    be->ops->buffer_free(be, b->out, b->q_bytes);
+    free(b->table), free(b->start), free(b->lens);
+}
+
+static void attention_row(const attention_bench *b, attention_shape s, double t)
+{
+    double seen = s.new_tokens * (s.context - (s.new_tokens - 1) / 2.0) * s.num_reqs; /* query x key pairs per head */
+    row(b->name, 4.0 * seen * s.heads * s.size / t * 1e-9, "GFLOP/s", t, peak_float);
+    if (s.new_tokens == 1) row("    K and V read", (double)b->kv_bytes / t * 1e-9, "GB/s", t, peak_read);
+}
+
+static void bench_attention(attention_shape s, qr_kv_dtype dtype)
+{
+    attention_bench b;
+    if (!attention_open(&b, s, dtype)) return;
+    attention_row(&b, s, best_time(run_attention, &b));
+    attention_close(&b);
+}
+
+/* Every type of KV cache in turn, over and over, so that other load meets all alike: speed relative to float16. */
+static void bench_kv_dtypes(attention_shape s)
+{
+    attention_bench b[QR_NUM_KV_DTYPES];
+    bool open[QR_NUM_KV_DTYPES];
+    double best[QR_NUM_KV_DTYPES], stop = qr_clock_seconds() + QR_NUM_KV_DTYPES * 2 * budget_seconds;
+    for (int i = 0; i < QR_NUM_KV_DTYPES; i++) open[i] = attention_open(&b[i], s, (qr_kv_dtype)i), best[i] = 1e30;
+    for (int run = 0; run < 4 || qr_clock_seconds() < stop; run++)
+        for (int i = 0; i < QR_NUM_KV_DTYPES; i++) {
+            double t = seconds();
+            if (open[i]) run_attention(&b[i]);
+            t = seconds() - t;
+            if (run > 0 && t < best[i]) best[i] = t;
+        }
+    for (int i = 0; i < QR_NUM_KV_DTYPES; i++) {
+        if (!open[i]) continue;
+        attention_row(&b[i], s, best[i]);
+        if (open[QR_KV_F16])
+            printf("    tokens per second, float16 = 1              %9.2f\n", best[QR_KV_F16] / best[i]);
+        attention_close(&b[i]);
+    }
 }
 
 /* ---- attention of requests that begin with the same blocks */
@@ -290,74 +346,38 @@ static double cpu_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* One new token for each of num_reqs requests, whose tables agree in `shared` positions: a block of their own for each
- * request; the same blocks read by each request; the same blocks read together. In turn. */
-static void bench_shared_prefix(int num_reqs, int shared, int own, int heads, int kv_heads, int size)
+/* Requests whose tables agree in `shared` positions: blocks of its own for each request; the same blocks read by each
+ * request; the same blocks read together. In turn. */
+static void bench_shared_prefix(attention_shape s, int shared)
 {
-    enum { BLOCK = 16, WAYS = 3, ROUNDS = 15 };
+    enum { WAYS = 3, ROUNDS = 15 };
     static const char *const ways[WAYS] = {"blocks of its own", "same blocks", "same blocks, together"};
-    char name[96];
-    snprintf(name, sizeof name, "attention F16 %d x 1 of %d shared + %d, heads %d/%d x %d", num_reqs, shared, own,
-             heads, kv_heads, size);
-    if (!strstr(name, only)) return;
-    int per_req = (shared + own) / BLOCK, num_blocks = per_req * num_reqs;
-    qr_kv_config config = {1, kv_heads, size, BLOCK, num_blocks, QR_F16};
-    qr_kv_cache *cache;
-    if (be->ops->kv_cache_create(be, &config, &cache, NULL) != QUIRE_OK) exit(1);
-    size_t block_bytes = be->ops->kv_block_bytes(be, &config);
-    uint8_t *fill = malloc(block_bytes);
-    for (size_t i = 0; i < block_bytes; i++) fill[i] = (uint8_t)(next_random() & 0x3B);
-    for (int i = 0; i < num_blocks; i++) be->ops->kv_write_block(be, cache, i, fill);
-    size_t table_bytes = (size_t)num_blocks * sizeof(int32_t), req_bytes = (size_t)(num_reqs + 1) * sizeof(int32_t);
-    int32_t *apart = malloc(table_bytes), *same = malloc(table_bytes), *start = malloc(req_bytes);
-    int32_t *lens = malloc(req_bytes), *order = malloc(req_bytes), *blocks = malloc(req_bytes);
-    for (int i = 0; i < num_blocks; i++) apart[i] = i;
-    for (int i = num_blocks - 1; i > 0; i--) { /* as after hours of serving */
-        int j = (int)(next_random() % (uint32_t)(i + 1)), swap = apart[i];
-        apart[i] = apart[j];
-        apart[j] = swap;
-    }
-    for (int i = 0; i < num_blocks; i++) same[i] = apart[i % per_req < shared / BLOCK ? i % per_req : i];
-    for (int i = 0; i <= num_reqs; i++) start[i] = i;
-    for (int i = 0; i < num_reqs; i++) lens[i] = shared + own;
-    size_t q_bytes = (size_t)(num_reqs * heads * size) * sizeof(float);
-    float *q = be->ops->buffer_alloc(be, q_bytes), *out = be->ops->buffer_alloc(be, q_bytes);
-    for (size_t i = 0; i < q_bytes / 4; i++) q[i] = (float)(next_random() % 100) / 50 - 1;
-    attention_bench b = {{.num_tokens = num_reqs,
-                          .num_reqs = num_reqs,
-                          .max_blocks = per_req,
-                          .query_start_loc = start,
-                          .seq_lens = lens},
-                         {.q = q,
-                          .ld_q = heads * size,
-                          .out = out,
-                          .num_heads = heads,
-                          .num_kv_heads = kv_heads,
-                          .head_size = size,
-                          .scale = 0.125f,
-                          .cache = cache}};
+    attention_bench b;
+    if (!attention_open(&b, s, QR_KV_F16)) return;
+    int per_req = b.batch.max_blocks, num_blocks = per_req * s.num_reqs;
+    size_t req_bytes = (size_t)s.num_reqs * sizeof(int32_t);
+    int32_t *same = malloc((size_t)num_blocks * sizeof *same), *order = malloc(req_bytes), *blocks = malloc(req_bytes);
+    for (int i = 0; i < num_blocks; i++) same[i] = b.table[i % per_req < shared / KV_BLOCK ? i % per_req : i];
     double best[WAYS] = {1e30, 1e30, 1e30}, find = 1e30;
     for (int i = 0; i < WAYS * ROUNDS; i++) {
         int way = i % WAYS;
-        b.batch.block_table = way == 0 ? apart : same;
+        b.batch.block_table = way == 0 ? b.table : same;
         b.batch.prefix_order = way == 2 ? order : NULL;
         b.batch.prefix_blocks = way == 2 ? blocks : NULL;
         double t = cpu_seconds();
-        if (way == 2) qr_batch_find_prefixes(&b.batch, BLOCK, order, blocks);
+        if (way == 2) qr_batch_find_prefixes(&b.batch, KV_BLOCK, order, blocks);
         double found = cpu_seconds();
         run_attention(&b);
         double end = cpu_seconds();
         if (way == 2 && found - t < find) find = found - t;
         if (end - found < best[way]) best[way] = end - found;
     }
-    printf("%s, CPU time\n", name);
+    printf("%s, %d shared, CPU time\n", b.name, shared);
     for (int way = 0; way < WAYS; way++)
         printf("    %-40s %9.1f x       %10.1f us\n", ways[way], best[0] / best[way], best[way] * 1e6);
     printf("    %-40s %9s         %10.1f us\n", "finding them, once for all layers", "", find * 1e6);
-    be->ops->kv_cache_destroy(be, cache);
-    be->ops->buffer_free(be, q, q_bytes);
-    be->ops->buffer_free(be, out, q_bytes);
-    free(fill), free(apart), free(same), free(start), free(lens), free(order), free(blocks);
+    attention_close(&b);
+    free(same), free(order), free(blocks);
 }
 
 /* ---- small ops */
@@ -421,17 +441,17 @@ int main(int argc, char **argv)
     bench_linear(QR_Q4_1, 49152, 576, few);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) bench_linear(all[i], 4096, 4096, some); /* Llama 3 8B */
     bench_linear(QR_Q4_1, 4096, 14336, few);
-    bench_attention(8, 1, 4096, 9, 3, 64, QR_F16);
-    bench_attention(1, 1, 4096, 9, 3, 64, QR_F16);
-    bench_attention(32, 1, 512, 9, 3, 64, QR_F16);
-    bench_attention(8, 1, 4096, 32, 8, 128, QR_F16);
-    bench_attention(8, 1, 4096, 9, 3, 64, QR_F32);
-    bench_attention(1, 512, 512, 9, 3, 64, QR_F16);
-    bench_attention(1, 512, 8192, 9, 3, 64, QR_F16);
-    bench_attention(1, 512, 4096, 32, 8, 128, QR_F16);
-    bench_shared_prefix(64, 2048, 64, 9, 3, 64);
-    bench_shared_prefix(64, 2048, 64, 32, 8, 128);
-    bench_shared_prefix(8, 1024, 256, 9, 3, 64);
+    bench_kv_dtypes((attention_shape){8, 1, 4096, 9, 3, 64});   /* SmolLM2-135M */
+    bench_kv_dtypes((attention_shape){8, 1, 4096, 32, 8, 128}); /* Llama 3 8B */
+    bench_attention((attention_shape){1, 1, 4096, 9, 3, 64}, QR_KV_F16);
+    bench_attention((attention_shape){32, 1, 512, 9, 3, 64}, QR_KV_F16);
+    bench_attention((attention_shape){1, 512, 512, 9, 3, 64}, QR_KV_F16);
+    bench_attention((attention_shape){1, 512, 8192, 9, 3, 64}, QR_KV_F16);
+    bench_attention((attention_shape){1, 512, 4096, 32, 8, 128}, QR_KV_F16);
+    bench_kv_dtypes((attention_shape){1, 512, 512, 9, 3, 64});
+    bench_shared_prefix((attention_shape){64, 1, 2112, 9, 3, 64}, 2048);
+    bench_shared_prefix((attention_shape){64, 1, 2112, 32, 8, 128}, 2048);
+    bench_shared_prefix((attention_shape){8, 1, 1280, 9, 3, 64}, 1024);
     bench_small("rms_norm", run_norm, 1, 576);
     bench_small("rms_norm", run_norm, 512, 576);
     bench_small("gated_act", run_gated, 1, 1536);

@@ -43,12 +43,35 @@ typedef struct qr_batch {
     const int32_t *prefix_blocks; /* [num_reqs] blocks that prefix_order[i] begins with like the one before it */
 } qr_batch;
 
+/* What a stored value of K or V is: XX(id, name, bytes). Values of K and V are stored and read as:
+ *   F32, F16   themselves, rounded to nearest.
+ *   INT8       codes -127 .. 127 and, per token, head and K or V, one scale d in float16 (2 bytes more per head_size):
+ *              d = max|x| / 127 rounded up to a float16 (at least 2^-24), 0 when all are 0;
+ *              code = round-to-even(x * (1 / d)), 0 when d = 0.
+ *              A row that holds a NaN, an infinity or more than 127 * 65504 has d = NaN.
+ *   FP8_E4M3   sign, 4 bits of exponent, 3 of mantissa, no infinity: as vLLM's fp8 with scales of 1. Rounded to nearest
+ *   FP8_E5M2   even and kept within +-448 (E4M3) or +-57344 (E5M2), infinities too; NaN is code 0x7F.
+ * A token's bytes depend on its own K and V alone, so blocks can be shared, copied and stored whatever the type. */
+#define QR_KV_DTYPE_MAP(XX)     \
+    XX(F32, "float32", 4)       \
+    XX(F16, "float16", 2)       \
+    XX(INT8, "int8", 1)         \
+    XX(FP8_E4M3, "fp8_e4m3", 1) \
+    XX(FP8_E5M2, "fp8_e5m2", 1)
+
+typedef enum qr_kv_dtype {
+#define XX(id, name, bytes) QR_KV_##id,
+    QR_KV_DTYPE_MAP(XX)
+#undef XX
+        QR_NUM_KV_DTYPES
+} qr_kv_dtype;
+
 typedef struct qr_kv_config {
     int num_layers, num_kv_heads;
     int head_size;  /* 1 to 512 */
     int block_size; /* 8, 16, 32, 64 or 128 */
     int64_t num_blocks;
-    qr_dtype dtype; /* QR_F32 | QR_F16 */
+    qr_kv_dtype dtype;
 } qr_kv_config;
 
 typedef enum qr_rope_style {
@@ -149,13 +172,17 @@ typedef struct qr_backend_ops {
     void (*gated_act)(qr_backend *be, const float *gate_up, qr_act act, int num_tokens, int64_t cols, float *out);
     void (*act)(qr_backend *be, float *x, qr_act act, int num_tokens, int64_t cols);
 
-    /* rope_kv_write: per pair x0 = fma(x0, cos, -(x1 * sin)), x1 = fma(x0, sin, x1 * cos). K and V round to nearest. */
+    /* rope_kv_write: per pair x0 = fma(x0, cos, -(x1 * sin)), x1 = fma(x0, sin, x1 * cos). K and V as qr_kv_dtype
+     * says. */
     void (*rope_kv_write)(qr_backend *be, const qr_batch *batch, const qr_rope_kv_args *args);
 
     /* attention over the paged context, causal within each request.
      *   score(p, t) = fma chain over d ascending, times scale.  Per (token, head) and tile of 128 absolute positions:
-     *   m = largest visible score, l = sum of exp(score - m) (16 lanes, lane t % 16, and tree), o = fma chain over
-     *   visible t ascending, from 0.  Tiles are merged in order within segments of 512 positions, segments in order:
+     *   m = largest visible score, l = sum of exp(score - m) (16 lanes, lane t % 16, and tree), o = fma chain of
+     *   exp(score - m) and v over visible t ascending, from 0.
+     *   INT8: both chains take the codes as numbers; score = chain * (dK(t) * scale), and exp(score - m) * dV(t) is
+     *   what is multiplied with the codes of V.  FP8_E4M3: likewise, with d = 256 and codes * 2^-8.
+     *   Tiles are merged in order within segments of 512 positions, segments in order:
      *   merge(A, B): M = max(mA, mB), a = exp(mA - M), b = exp(mB - M), l = fma(lA, a, lB * b), o = fma(oA, a, oB * b);
      *   the first is taken as it is.  out = o * (1 / l).  exp is the backend's own fixed polynomial.
      *   Positions that no query sees (stale slots, freed window blocks) are never used, whatever they hold.

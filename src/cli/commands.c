@@ -65,8 +65,9 @@ static const qr_option memory_options[] = {
     {.name = "kv-cache-dtype",
      .kind = QR_OPTION_CHOICE,
      .offset = AT(engine.kv_cache_dtype),
-     .choices = "auto|float16|float32",
-     .help = "type of the stored keys and values; auto: float16, or float32 with --compute-dtype float32"},
+     .choices = "auto|float16|float32|int8|fp8|fp8_e4m3|fp8_e5m2",
+     .help = "type of the stored keys and values; auto: float16, or float32 with --compute-dtype float32; int8 and fp8 "
+             "(fp8_e4m3) take half the memory"},
     {.name = "prefix-cache-path",
      .kind = QR_OPTION_STRING,
      .offset = AT(engine.prefix_cache_path),

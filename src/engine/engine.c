@@ -74,16 +74,22 @@ static quire_status parse_preemption(quire_engine_options *o, qr_preemption_mode
 
 static quire_status parse_kv_dtype(quire_engine *e, quire_error *error)
 {
+    static const char *const names[] = {
+#define XX(id, name, bytes) [QR_KV_##id] = name,
+        QR_KV_DTYPE_MAP(XX)
+#undef XX
+    };
     const char *dtype = e->options.kv_cache_dtype ? e->options.kv_cache_dtype : "auto";
-    bool exact = e->model->compute == QR_COMPUTE_FLOAT32;
-    if (strcmp(dtype, "auto") == 0) dtype = exact ? "float32" : "float16";
-    if (strcmp(dtype, "float16") == 0)
-        e->kv_config.dtype = QR_F16;
-    else if (strcmp(dtype, "float32") == 0)
-        e->kv_config.dtype = QR_F32;
-    else
-        return qr_fail_param(error, "kv_cache_dtype", "kv_cache_dtype: auto, float16 or float32, not '%s'", dtype);
-    e->options.kv_cache_dtype = e->kv_config.dtype == QR_F16 ? "float16" : "float32";
+    if (strcmp(dtype, "auto") == 0) dtype = e->model->compute == QR_COMPUTE_FLOAT32 ? "float32" : "float16";
+    if (strcmp(dtype, "fp8") == 0) dtype = "fp8_e4m3";
+    int i = 0;
+    while (i < QR_NUM_KV_DTYPES && strcmp(names[i], dtype) != 0) i++;
+    if (i == QR_NUM_KV_DTYPES)
+        return qr_fail_param(error, "kv_cache_dtype",
+                             "kv_cache_dtype: auto, float16, float32, int8, fp8, fp8_e4m3 or fp8_e5m2, not '%s'",
+                             dtype);
+    e->kv_config.dtype = (qr_kv_dtype)i;
+    e->options.kv_cache_dtype = names[i];
     return QUIRE_OK;
 }
 

@@ -185,7 +185,7 @@ static quire_status one_prompt_create(quire_model *m, int num_ids, one_prompt *p
     qr_kv_config kv = qr_model_kv_config(m->model);
     kv.block_size = 16;
     kv.num_blocks = (num_ids + 15) / 16;
-    kv.dtype = m->compute == QR_COMPUTE_FLOAT32 ? QR_F32 : QR_F16;
+    kv.dtype = m->compute == QR_COMPUTE_FLOAT32 ? QR_KV_F32 : QR_KV_F16;
     p->ints = qr_malloc((size_t)num_ids * 3 * sizeof *p->ints);
     p->slot_mapping = qr_malloc((size_t)num_ids * sizeof *p->slot_mapping);
     if (!p->ints || !p->slot_mapping) return qr_fail_nomem(error, "the prompt", (size_t)num_ids * 20);

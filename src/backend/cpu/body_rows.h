@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "backend/cpu/kernels.h"
+#include "backend/cpu/unroll.h"
 
 /* e^x within about 1 ulp: 0 below -87, e^88.37 above it, NaN for NaN.
  * Cody-Waite reduction by ln 2 in two parts, then Cephes' polynomial of degree 7 on [-ln2/2, ln2/2]. */
@@ -150,15 +151,77 @@ static void rope_head(float *x, qr_rope_style style, int rotary_dim, const float
     }
 }
 
-static void f16_row(const float *x, int64_t cols, uint16_t *out)
+static void f16_row(const float *x, int size, uint16_t *out)
 {
-    int64_t i = 0;
-    for (; i + 16 <= cols; i += 16) v16_store_f16(out + i, v16_load(x + i));
-    if (i < cols) {
+    int i = 0;
+    for (; i + 16 <= size; i += 16) v16_store_f16(out + i, v16_load(x + i));
+    if (i < size) {
         uint16_t lanes[16];
-        v16_store_f16(lanes, v16_load_n(x + i, (int)(cols - i)));
-        memcpy(out + i, lanes, (size_t)(cols - i) * sizeof *out);
+        v16_store_f16(lanes, v16_load_n(x + i, size - i));
+        memcpy(out + i, lanes, (size_t)(size - i) * sizeof *out);
     }
+}
+
+static uint16_t int8_row(const float *x, int size, int8_t *out)
+{
+    v16 max = v16_set1(0.0f), sum = v16_set1(0.0f);
+    for (int i = 0; i < size; i += 16)
+        max = v16_max(v16_abs(size - i < 16 ? v16_load_n(x + i, size - i) : v16_load(x + i)), max);
+    float exact = v16_largest(max) / 127.0f;
+    uint16_t d = qr_f32_to_f16(exact);
+    if (qr_f16_to_f32(d) < exact) d++; /* the next one up: no code is beyond 127 */
+    v16 inverse = v16_set1(d ? 1.0f / qr_f16_to_f32(d) : 0.0f);
+    for (int i = 0; i < size; i += 16) {
+        int n = size - i < 16 ? size - i : 16;
+        v16 code = v16_round(v16_mul(n < 16 ? v16_load_n(x + i, n) : v16_load(x + i), inverse));
+        sum = v16_add(code, sum);
+        int8_t lanes[16];
+        v16_store_s8(n < 16 ? lanes : out + i, code);
+        if (n < 16) memcpy(out + i, lanes, (size_t)n);
+    }
+    float s = v16_sum(sum); /* NaN when any code is; d is infinite when a value is, or is too large */
+    return s == s && d < 0x7C00 ? d : 0x7E00;
+}
+
+/* The fp8 code with that many bits of mantissa, on whole numbers: the same everywhere. */
+INLINE uint8_t fp8_code(float x, const int mantissa)
+{
+    const int bias = mantissa == 3 ? 7 : 15, shift = 23 - mantissa;
+    const uint32_t lowest = (uint32_t)(128 - bias) << 23;               /* the smallest normal one */
+    const uint32_t unit = (uint32_t)(127 + 24 - bias - mantissa) << 23; /* 2^23 times the smallest of all */
+    const uint32_t largest = mantissa == 3 ? 0x7E : 0x7B;
+    uint32_t bits, sum_bits;
+    memcpy(&bits, &x, sizeof bits);
+    uint32_t sign = bits >> 24 & 0x80, magnitude = bits & 0x7FFFFFFF;
+    float absolute, unit_value;
+    memcpy(&absolute, &magnitude, sizeof absolute);
+    memcpy(&unit_value, &unit, sizeof unit_value);
+    float sum = absolute + unit_value; /* rounds to multiples of the smallest */
+    memcpy(&sum_bits, &sum, sizeof sum_bits);
+    uint32_t rounded = magnitude + (1u << (shift - 1)) - 1 + (magnitude >> shift & 1); /* to even */
+    uint32_t code = magnitude < lowest ? sum_bits - unit : (rounded >> shift) - ((uint32_t)(127 - bias) << mantissa);
+    code = code < largest ? code : largest;
+    return (uint8_t)(magnitude > 0x7F800000 ? 0x7F : code | sign);
+}
+
+INLINE void fp8_row(const float *x, int size, const int mantissa, uint8_t *out)
+{
+    int i = 0;
+    for (; i + 16 <= size; i += 16) /* a constant count is what the compiler needs to use vectors */
+        for (int lane = 0; lane < 16; lane++) out[i + lane] = fp8_code(x[i + lane], mantissa);
+    for (; i < size; i++) out[i] = fp8_code(x[i], mantissa);
+}
+
+static uint16_t kv_row(qr_kv_dtype dtype, const float *x, int head_size, void *out)
+{
+    switch (dtype) {
+    case QR_KV_INT8: return int8_row(x, head_size, out);
+    case QR_KV_FP8_E4M3: fp8_row(x, head_size, 3, out); break;
+    case QR_KV_FP8_E5M2: fp8_row(x, head_size, 2, out); break;
+    case QR_KV_F16: f16_row(x, head_size, out); break;
+    default: memcpy(out, x, (size_t)head_size * sizeof *x); break;
+    }
+    return 0;
 }
 
 static void scale_row(float *x, int64_t cols, float scale)

@@ -49,7 +49,7 @@ struct qr_kv_cache {
     qr_kv_config config;
     int padded; /* head_size rounded up to whole vectors */
     size_t elem_bytes;
-    size_t head_k_bytes, head_v_bytes; /* of one block */
+    size_t head_k_bytes, head_v_bytes; /* of one block, INT8's scales included */
     size_t layer_block_bytes;          /* K of all heads, then V of all heads */
     size_t bytes;
     uint8_t *data; /* [num_layers][num_blocks][layer_block_bytes] */

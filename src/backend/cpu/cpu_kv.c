@@ -1,4 +1,9 @@
-/* The KV cache: K transposed within a block (keys across lanes), V by rows; rotation and writing of new tokens. */
+/* The KV cache: K transposed within a block (keys across lanes), V by rows; rotation and writing of new tokens.
+ *
+ *   block of a layer   K of head 0 | K of head 1 | ... | V of head 0 | V of head 1 | ...
+ *   K of a head        [head_size][block_size]     | INT8: scales f16[block_size]
+ *   V of a head        [block_size][padded]        | INT8: scales f16[block_size] */
+#include <assert.h>
 #include <string.h>
 
 #include "backend/cpu/cpu_backend.h"
@@ -8,11 +13,19 @@ enum { ROPE_GRAIN = 16 }; /* tokens */
 
 static void describe(const qr_kv_config *config, qr_kv_cache *c)
 {
+    static const size_t elem_bytes[] = {
+#define XX(id, name, bytes) [QR_KV_##id] = bytes,
+        QR_KV_DTYPE_MAP(XX)
+#undef XX
+    };
+    assert(config->dtype < QR_NUM_KV_DTYPES);
+    size_t block_size = (size_t)config->block_size;
+    size_t scale_bytes = config->dtype == QR_KV_INT8 ? block_size * sizeof(uint16_t) : 0;
     c->config = *config;
     c->padded = (config->head_size + 15) / 16 * 16;
-    c->elem_bytes = config->dtype == QR_F16 ? 2 : 4;
-    c->head_k_bytes = (size_t)config->head_size * (size_t)config->block_size * c->elem_bytes;
-    c->head_v_bytes = (size_t)c->padded * (size_t)config->block_size * c->elem_bytes;
+    c->elem_bytes = elem_bytes[config->dtype];
+    c->head_k_bytes = (size_t)config->head_size * block_size * c->elem_bytes + scale_bytes;
+    c->head_v_bytes = (size_t)c->padded * block_size * c->elem_bytes + scale_bytes;
     c->layer_block_bytes = (size_t)config->num_kv_heads * (c->head_k_bytes + c->head_v_bytes);
 }
 
@@ -30,9 +43,6 @@ quire_status qr_cpu_kv_cache_create(qr_backend *be, const qr_kv_config *config, 
     int bs = config->block_size;
     if (bs < QR_MIN_BLOCK_SIZE || bs > QR_MAX_BLOCK_SIZE || (bs & (bs - 1)) != 0)
         return qr_fail_param(error, "block_size", "block_size must be 8, 16, 32, 64 or 128, got %d", bs);
-    if (config->dtype != QR_F16 && config->dtype != QR_F32)
-        return qr_fail(error, QUIRE_UNSUPPORTED, "KV cache type %s: the CPU backend has F16 and F32",
-                       qr_dtype_name(config->dtype));
     if (config->head_size < 1 || config->head_size > QR_MAX_HEAD_SIZE)
         return qr_fail(error, QUIRE_UNSUPPORTED, "head size %d: the CPU backend supports 1 to %d", config->head_size,
                        QR_MAX_HEAD_SIZE);
@@ -101,25 +111,31 @@ static void write_k(const rope_job *job, int64_t slot, int head, const float *k)
     const qr_kv_cache *c = job->args->cache;
     int bs = c->config.block_size, size = c->config.head_size, at = (int)(slot % bs);
     uint8_t *base = qr_kv_k(c, job->args->layer, slot / bs, head);
-    if (c->config.dtype == QR_F32) {
-        for (int d = 0; d < size; d++) ((float *)base)[d * bs + at] = k[d];
-        return;
+    _Alignas(4) uint8_t row[QR_MAX_HEAD_SIZE * sizeof(float)];
+    uint16_t scale = job->kernels->kv_row(c->config.dtype, k, size, row);
+    switch (c->elem_bytes) {
+    case 1:
+        for (int d = 0; d < size; d++) base[d * bs + at] = row[d];
+        break;
+    case 2:
+        for (int d = 0; d < size; d++) ((uint16_t *)base)[d * bs + at] = ((uint16_t *)row)[d];
+        break;
+    default:
+        for (int d = 0; d < size; d++) ((uint32_t *)base)[d * bs + at] = ((uint32_t *)row)[d];
+        break;
     }
-    uint16_t half[QR_MAX_HEAD_SIZE];
-    job->kernels->f16_row(k, size, half);
-    for (int d = 0; d < size; d++) ((uint16_t *)base)[d * bs + at] = half[d];
+    if (c->config.dtype == QR_KV_INT8) ((uint16_t *)(base + size * bs))[at] = scale;
 }
 
 static void write_v(const rope_job *job, int64_t slot, int head, const float *v)
 {
     const qr_kv_cache *c = job->args->cache;
-    int bs = c->config.block_size, size = c->config.head_size;
-    uint8_t *row = qr_kv_v(c, job->args->layer, slot / bs, head) + (size_t)(slot % bs) * c->padded * c->elem_bytes;
-    if (c->config.dtype == QR_F32)
-        memcpy(row, v, (size_t)size * sizeof *v);
-    else
-        job->kernels->f16_row(v, size, (uint16_t *)row);
+    int bs = c->config.block_size, size = c->config.head_size, at = (int)(slot % bs);
+    uint8_t *base = qr_kv_v(c, job->args->layer, slot / bs, head);
+    uint8_t *row = base + (size_t)at * (size_t)c->padded * c->elem_bytes;
+    uint16_t scale = job->kernels->kv_row(c->config.dtype, v, size, row);
     memset(row + (size_t)size * c->elem_bytes, 0, (size_t)(c->padded - size) * c->elem_bytes);
+    if (c->config.dtype == QR_KV_INT8) ((uint16_t *)(base + c->padded * bs))[at] = scale;
 }
 
 static void rope_tokens(void *ctx, int64_t first, int64_t end, int thread_idx)

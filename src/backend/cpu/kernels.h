@@ -82,12 +82,13 @@ struct qr_weight {
     uint8_t *panels;
 };
 
-/* One K and V tile of up to 128 positions for up to QR_ATTEND_ROWS query rows. */
+/* One K and V tile of up to 128 positions for up to QR_ATTEND_ROWS query rows.
+ * Behind K, and behind V, of an INT8 block lie its scales: float16 [block_size]. */
 typedef struct qr_attend_tile {
     const void *k[QR_ATTEND_TILE / QR_MIN_BLOCK_SIZE]; /* per block [head_size][block_size] */
     const void *v[QR_ATTEND_TILE / QR_MIN_BLOCK_SIZE]; /* per block [block_size][padded head_size] */
     const void *next_k[QR_ATTEND_TILE / QR_MIN_BLOCK_SIZE], *next_v[QR_ATTEND_TILE / QR_MIN_BLOCK_SIZE]; /* to fetch */
-    qr_dtype dtype;                    /* F16 or F32 */
+    qr_kv_dtype dtype;
     int block_size, head_size, padded; /* padded: head_size rounded up to 16 */
     float scale;
     int num_rows;
@@ -124,7 +125,8 @@ typedef struct qr_cpu_kernels {
     void (*layer_norm_row)(const float *x, const float *w, const float *b, float eps, int64_t cols, float *out);
     void (*act_row)(const float *x, const float *up, qr_act act, int64_t cols, float *out); /* up may be NULL */
     void (*rope_head)(float *x, qr_rope_style style, int rotary_dim, const float *cos, const float *sin);
-    void (*f16_row)(const float *x, int64_t cols, uint16_t *out);
+    /* K or V of one token and head as stored; returns INT8's scale (float16), else 0 */
+    uint16_t (*kv_row)(qr_kv_dtype dtype, const float *x, int head_size, void *out);
     void (*scale_row)(float *x, int64_t cols, float scale);
     void (*add_row)(float *x, const float *y, int64_t cols);
     void (*attend)(qr_attend_tile *tile);

@@ -48,6 +48,29 @@ static inline void v16_store_f16(uint16_t *p, v16 a)
 }
 static inline v16 v16_load_pair(const float *lo, const float *hi) { BOTH(_mm256_loadu_ps(lo), _mm256_loadu_ps(hi)); }
 static inline v16 v16_load_f16_pair(const uint16_t *lo, const uint16_t *hi) { BOTH(v8_load_f16(lo), v8_load_f16(hi)); }
+typedef __m128i v16_bytes;
+static inline v16_bytes v16_load_bytes(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
+static inline v16_bytes v16_load_bytes_pair(const uint8_t *lo, const uint8_t *hi)
+{
+    return _mm_unpacklo_epi64(_mm_loadl_epi64((const __m128i *)lo), _mm_loadl_epi64((const __m128i *)hi));
+}
+static inline v16 v16_from_s8(v16_bytes b)
+{
+    BOTH(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(b, 8))));
+}
+static inline v16 v16_from_e5m2(v16_bytes b) /* the upper byte of a float16 */
+{
+    const __m128i zero = _mm_setzero_si128();
+    BOTH(_mm256_cvtph_ps(_mm_unpacklo_epi8(zero, b)), _mm256_cvtph_ps(_mm_unpackhi_epi8(zero, b)));
+}
+static inline v16 v16_from_e4m3(v16_bytes b) /* sign, 0, 7 bits, 7 zeros: a float16; all ones is NaN */
+{
+    __m256i h = _mm256_slli_epi16(_mm256_cvtepi8_epi16(b), 7);
+    const __m256i largest = _mm256_set1_epi16(0x3F80);
+    __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(h, largest), largest);
+    h = _mm256_or_si256(_mm256_and_si256(h, _mm256_set1_epi16((short)0xBFFF)), nan);
+    BOTH(_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)));
+}
 static inline v16 v16_add(v16 x, v16 y) { BOTH(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)); }
 static inline v16 v16_sub(v16 x, v16 y) { BOTH(_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)); }
 static inline v16 v16_mul(v16 x, v16 y) { BOTH(_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)); }

@@ -3,6 +3,7 @@
 #define QR_BACKEND_CPU_VEC_AVX512_H
 
 #include <immintrin.h>
+#include <math.h>
 
 enum { V16_TOKENS = 12, V16_PANELS = 2 };
 
@@ -32,6 +33,23 @@ static inline v16 v16_load_f16_pair(const uint16_t *lo, const uint16_t *hi)
 {
     return _mm512_cvtph_ps(
         _mm256_set_m128i(_mm_loadu_si128((const __m128i *)hi), _mm_loadu_si128((const __m128i *)lo)));
+}
+typedef __m128i v16_bytes;
+static inline v16_bytes v16_load_bytes(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
+static inline v16_bytes v16_load_bytes_pair(const uint8_t *lo, const uint8_t *hi)
+{
+    return _mm_unpacklo_epi64(_mm_loadl_epi64((const __m128i *)lo), _mm_loadl_epi64((const __m128i *)hi));
+}
+static inline v16 v16_from_s8(v16_bytes b) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b)); }
+static inline v16 v16_from_e5m2(v16_bytes b) /* the upper byte of a float16 */
+{
+    return _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(b), 8));
+}
+static inline v16 v16_from_e4m3(v16_bytes b) /* sign, 0, 7 bits, 7 zeros: a float16 */
+{
+    __m256i h = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(b), 7), _mm256_set1_epi16((short)0xBFFF));
+    __mmask16 number = _mm_cmpneq_epi8_mask(_mm_or_si128(b, _mm_set1_epi8((char)0x80)), _mm_set1_epi8(-1));
+    return _mm512_mask_cvtph_ps(_mm512_set1_ps(NAN), number, h);
 }
 static inline v16 v16_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
 static inline v16 v16_sub(v16 a, v16 b) { return _mm512_sub_ps(a, b); }

@@ -72,6 +72,39 @@ static inline v16 v16_load_f16_pair(const uint16_t *lo, const uint16_t *hi)
     return (v16){{v4_load_f16(lo), v4_load_f16(lo + 4), v4_load_f16(hi), v4_load_f16(hi + 4)}};
 }
 
+typedef uint8x16_t v16_bytes;
+static inline v16_bytes v16_load_bytes(const uint8_t *p) { return vld1q_u8(p); }
+static inline v16_bytes v16_load_bytes_pair(const uint8_t *lo, const uint8_t *hi)
+{
+    return vcombine_u8(vld1_u8(lo), vld1_u8(hi));
+}
+static inline v16 v16_from_s8(v16_bytes b)
+{
+    int16x8_t lo = vmovl_s8(vreinterpret_s8_u8(vget_low_u8(b))), hi = vmovl_s8(vreinterpret_s8_u8(vget_high_u8(b)));
+    return (v16){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(lo))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(lo))),
+                  vcvtq_f32_s32(vmovl_s16(vget_low_s16(hi))), vcvtq_f32_s32(vmovl_s16(vget_high_s16(hi)))}};
+}
+static inline v16 v16_from_halves(uint16x8_t lo, uint16x8_t hi)
+{
+    float16x8_t a = vreinterpretq_f16_u16(lo), b = vreinterpretq_f16_u16(hi);
+    return (v16){{vcvt_f32_f16(vget_low_f16(a)), vcvt_f32_f16(vget_high_f16(a)), vcvt_f32_f16(vget_low_f16(b)),
+                  vcvt_f32_f16(vget_high_f16(b))}};
+}
+static inline v16 v16_from_e5m2(v16_bytes b) /* the upper byte of a float16 */
+{
+    return v16_from_halves(vshll_n_u8(vget_low_u8(b), 8), vshll_n_u8(vget_high_u8(b), 8));
+}
+static inline uint16x8_t v8_e4m3(uint8x8_t b) /* sign, 0, 7 bits, 7 zeros: a float16; all ones is NaN */
+{
+    uint16x8_t h = vreinterpretq_u16_s16(vshlq_n_s16(vmovl_s8(vreinterpret_s8_u8(b)), 7));
+    uint16x8_t largest = vdupq_n_u16(0x3F80), nan = vceqq_u16(vandq_u16(h, largest), largest);
+    return vorrq_u16(vandq_u16(h, vdupq_n_u16(0xBFFF)), nan);
+}
+static inline v16 v16_from_e4m3(v16_bytes b)
+{
+    return v16_from_halves(v8_e4m3(vget_low_u8(b)), v8_e4m3(vget_high_u8(b)));
+}
+
 #define BINARY(name, op)                                         \
     static inline v16 name(v16 a, v16 b)                         \
     {                                                            \

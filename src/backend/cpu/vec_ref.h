@@ -4,6 +4,8 @@
  *   v16_load_n    n < 16 lanes, the others zero; v16_store_n leaves memory past n alone
  *   v16_sum       binary tree: lanes 8 apart, 4, 2, 1
  *   v16_pow2      2^n for integral n in [-126, 127]
+ *   v16_bytes     16 bytes on their way to lanes: loaded from one place or 8 from each of two, then
+ *     v16_from_s8 signed numbers; v16_from_e5m2, v16_from_e4m3 fp8 codes, the latter times 2^-8
  *
  * V16_REGS: how many v16 the register file holds beside operands (the size of register tiles). */
 #ifndef QR_BACKEND_CPU_VEC_REF_H
@@ -42,6 +44,23 @@ static inline v16 v16_load_pair(const float *lo, const float *hi) { EACH(i < 8 ?
 static inline v16 v16_load_f16_pair(const uint16_t *lo, const uint16_t *hi)
 {
     EACH(qr_f16_to_f32(i < 8 ? lo[i] : hi[i - 8]));
+}
+typedef struct v16_bytes {
+    uint8_t v[16];
+} v16_bytes;
+static inline v16_bytes v16_load_bytes_pair(const uint8_t *lo, const uint8_t *hi)
+{
+    v16_bytes b;
+    memcpy(b.v, lo, 8);
+    memcpy(b.v + 8, hi, 8);
+    return b;
+}
+static inline v16_bytes v16_load_bytes(const uint8_t *p) { return v16_load_bytes_pair(p, p + 8); }
+static inline v16 v16_from_s8(v16_bytes b) { EACH((float)(int8_t)b.v[i]); }
+static inline v16 v16_from_e5m2(v16_bytes b) { EACH(qr_f16_to_f32((uint16_t)(b.v[i] << 8))); }
+static inline v16 v16_from_e4m3(v16_bytes b)
+{
+    EACH((b.v[i] & 0x7F) == 0x7F ? NAN : qr_f16_to_f32((uint16_t)((b.v[i] & 0x80) << 8 | (b.v[i] & 0x7F) << 7)));
 }
 static inline v16 v16_add(v16 a, v16 b) { EACH(a.v[i] + b.v[i]); }
 static inline v16 v16_sub(v16 a, v16 b) { EACH(a.v[i] - b.v[i]); }
