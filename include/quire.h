@@ -155,7 +155,9 @@ typedef struct quire_engine_options {
     int64_t num_kv_blocks;         /* > 0: exactly so many; else from the two below */
     size_t kv_cache_memory_bytes;  /* > 0: the pool's size; else from gpu_memory_utilization */
     double gpu_memory_utilization; /* fraction of the memory that is free now; default 0.5 on the CPU */
-    const char *kv_cache_dtype;    /* "auto" (float16; float32 with compute_dtype float32) | "float16" | "float32" */
+    /* "auto" (float16; float32 with compute_dtype float32) | "float16" | "float32" | "int8" | "fp8_e4m3" ("fp8") |
+     * "fp8_e5m2": half the memory of float16 (int8: 2 bytes more per token, KV head, K and V), less exact */
+    const char *kv_cache_dtype;
     int max_num_batched_tokens;    /* token budget of one step; default 2048 */
     int max_num_seqs;              /* running sequences at most; default 128 */
     int max_model_len;             /* prompt + output tokens at most; 0: the model's */

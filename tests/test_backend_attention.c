@@ -52,8 +52,9 @@ static int out_floats(const problem *p) { return p->num_heads * p->head_size; }
 static problem random_problem(int trial)
 {
     static const int sizes[] = {64, 128, 80, 20, 96, 7};
-    problem p = {
-        .num_kv_heads = random_int(1, 3), .head_size = sizes[trial % 6], .dtype = trial % 2 ? QR_KV_F32 : QR_KV_F16};
+    static const qr_kv_dtype dtypes[] = {QR_KV_F16,      QR_KV_INT8, QR_KV_F32,     QR_KV_FP8_E4M3,
+                                         QR_KV_FP8_E5M2, QR_KV_INT8, QR_KV_FP8_E4M3};
+    problem p = {.num_kv_heads = random_int(1, 3), .head_size = sizes[trial % 6], .dtype = dtypes[trial % 7]};
     p.num_heads = p.num_kv_heads * random_int(1, trial < 2 ? 2 : 4);
     p.rotary_dim = trial % 3 ? p.head_size / 2 * 2 : p.head_size / 4 * 2;
     p.style = (qr_rope_style)(trial % 3);
@@ -104,31 +105,55 @@ static void rotate_reference(const problem *p, const float *x, const float *norm
     }
 }
 
-static double stored(const problem *p, double x)
+/* The nearest value that an fp8 number can have; what is halfway goes to an even mantissa. */
+static double nearest_fp8(double x, int mantissa_bits, double largest)
 {
-    return p->dtype == QR_KV_F16 ? (double)qr_f16_to_f32(qr_f32_to_f16((float)x)) : x;
+    int exponent;
+    (void)frexp(x, &exponent);
+    int lowest = mantissa_bits == 3 ? -6 : -14; /* exponent of the smallest normal number */
+    if (exponent - 1 < lowest) exponent = lowest + 1;
+    double unit = ldexp(1, exponent - 1 - mantissa_bits), y = rint(x / unit) * unit;
+    return y > largest ? largest : y < -largest ? -largest : y;
+}
+
+/* A row of K or V as it is stored. */
+static void store_reference(const problem *p, double *x)
+{
+    double max = 0;
+    for (int i = 0; i < p->head_size; i++) max = fmax(max, fabs(x[i]));
+    double d = (double)qr_f16_to_f32(qr_f32_to_f16((float)(max / 127 * (1 + 1.0 / 4096)))); /* about rounded up */
+    for (int i = 0; i < p->head_size; i++) switch (p->dtype) {
+        case QR_KV_F16: x[i] = (double)qr_f16_to_f32(qr_f32_to_f16((float)x[i])); break;
+        case QR_KV_INT8: x[i] = rint(x[i] / d) * d; break;
+        case QR_KV_FP8_E4M3: x[i] = nearest_fp8(x[i], 3, 448); break;
+        case QR_KV_FP8_E5M2: x[i] = nearest_fp8(x[i], 2, 57344); break;
+        default: break;
+        }
 }
 
 /* Output of one head for the last `len` positions of request r, at position `at`. */
 static void attend_reference(const problem *p, int r, int at, int head, double *out)
 {
     int size = p->head_size, kv_head = head / (p->num_heads / p->num_kv_heads), row = row_floats(p);
-    double q[512], k[512], scores[MAX_POSITION], max = -INFINITY, sum = 0;
+    double q[512], k[512], v[512], scores[MAX_POSITION], max = -INFINITY, sum = 0;
     rotate_reference(p, p->qkv[r] + at * row + head * size, p->head_norms ? p->q_norm : NULL, at, q);
     int first = p->window && at - p->window + 1 > 0 ? at - p->window + 1 : 0;
     for (int t = first; t <= at; t++) {
         rotate_reference(p, p->qkv[r] + t * row + (p->num_heads + kv_head) * size, p->head_norms ? p->k_norm : NULL, t,
                          k);
+        store_reference(p, k);
         scores[t] = 0;
-        for (int i = 0; i < size; i++) scores[t] += q[i] * stored(p, k[i]) / sqrt(size);
+        for (int i = 0; i < size; i++) scores[t] += q[i] * k[i] / sqrt(size);
         if (scores[t] > max) max = scores[t];
     }
     for (int i = 0; i < size; i++) out[i] = 0;
     for (int t = first; t <= at; t++) {
-        const float *v = p->qkv[r] + t * row + (p->num_heads + p->num_kv_heads + kv_head) * size;
+        const float *values = p->qkv[r] + t * row + (p->num_heads + p->num_kv_heads + kv_head) * size;
+        for (int i = 0; i < size; i++) v[i] = (double)values[i];
+        store_reference(p, v);
         double e = exp(scores[t] - max);
         sum += e;
-        for (int i = 0; i < size; i++) out[i] += e * stored(p, (double)v[i]);
+        for (int i = 0; i < size; i++) out[i] += e * v[i];
     }
     for (int i = 0; i < size; i++) out[i] /= sum;
 }
@@ -271,6 +296,8 @@ static int best_set(void)
 
 static void assert_reference(const problem *p, float **out)
 {
+    /* what the wrong rounding of a few values may do, for what is halfway in float32 and not in double */
+    static const double tolerance[QR_NUM_KV_DTYPES] = {[QR_KV_F32] = 1e-5, 2e-3, 2e-2, 2e-2, 2e-2};
     double expected[512];
     for (int r = 0; r < p->num_reqs; r++)
         for (int trial = 0; trial < 12; trial++) {
@@ -279,7 +306,7 @@ static void assert_reference(const problem *p, float **out)
             attend_reference(p, r, at, head, expected);
             const float *got = out[r] + at * out_floats(p) + head * p->head_size;
             for (int i = 0; i < p->head_size; i++)
-                if (!(fabs((double)got[i] - expected[i]) < (p->dtype == QR_KV_F16 ? 2e-3 : 1e-5)))
+                if (!(fabs((double)got[i] - expected[i]) < tolerance[p->dtype]))
                     fail_msg("request %d position %d head %d [%d]: %.9g, expected %.9g", r, at, head, i, (double)got[i],
                              expected[i]);
         }
@@ -288,7 +315,7 @@ static void assert_reference(const problem *p, float **out)
 static void attention_is_right_in_every_way(void **state)
 {
     (void)state;
-    for (int trial = 0; trial < 12; trial++) {
+    for (int trial = 0; trial < 14; trial++) {
         problem p = random_problem(trial);
         float *first[MAX_REQS], *out[MAX_REQS];
         for (int r = 0; r < p.num_reqs; r++) {
@@ -326,7 +353,7 @@ enum { MAX_ALIKE = 70, MAX_CONTEXT = 1500, MAX_ROW_BLOCKS = MAX_CONTEXT / 8 + 2,
 /* Requests of one step over a cache full of random K and V; block 0 is garbage that nobody may use. */
 typedef struct alike {
     int num_heads, num_kv_heads, head_size, window, block_size, num_blocks, num_reqs, num_tokens;
-    qr_dtype dtype;
+    qr_kv_dtype dtype;
     int32_t start[MAX_ALIKE + 1], lens[MAX_ALIKE], table[MAX_ALIKE * MAX_ROW_BLOCKS];
     int32_t order[MAX_ALIKE], blocks[MAX_ALIKE];
     float *q;
@@ -353,7 +380,7 @@ static alike random_alike(int trial)
                .block_size = 8 << trial % 5,
                .num_blocks = 1,
                .num_reqs = trial % 6 == 0 ? random_int(1, MAX_ALIKE) : random_int(1, 24),
-               .dtype = trial % 2 ? QR_F32 : QR_F16};
+               .dtype = (qr_kv_dtype)((trial + trial / 5) % QR_NUM_KV_DTYPES)};
     a.num_heads = a.num_kv_heads * random_int(1, 4);
     int longest = trial % 4 ? random_int(130, 500) : MAX_CONTEXT, common = random_int(0, longest);
     if (trial % 2) common = random_int(1, longest / 128) * 128 - a.block_size; /* a block short of a tile */
@@ -394,7 +421,7 @@ static qr_kv_cache *fill_cache(qr_backend *be, const alike *a)
     qr_kv_config config = {1, a->num_kv_heads, a->head_size, a->block_size, a->num_blocks, a->dtype};
     qr_kv_cache *cache;
     assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, NULL), QUIRE_OK);
-    size_t bytes = be->ops->kv_block_bytes(be, &config), elem = a->dtype == QR_F16 ? 2 : 4;
+    size_t bytes = be->ops->kv_block_bytes(be, &config), elem = a->dtype == QR_KV_F32 ? 4 : 2;
     uint8_t *block = malloc(bytes);
     uint64_t x = 1; /* the same in every cache */
     for (int b = 0; b < a->num_blocks; b++) {
@@ -402,7 +429,8 @@ static qr_kv_cache *fill_cache(qr_backend *be, const alike *a)
             x = x * 6364136223846793005u + 1442695040888963407u;
             float value = (float)(int32_t)(x >> 32) / 2147483648.0f;
             uint16_t half = qr_f32_to_f16(value);
-            memcpy(block + i * elem, a->dtype == QR_F16 ? (void *)&half : (void *)&value, elem);
+            if (a->dtype > QR_KV_INT8) half &= 0xBFBF; /* two codes, none of them NaN */
+            memcpy(block + i * elem, elem == 2 ? (void *)&half : (void *)&value, elem);
         }
         if (b == 0) memset(block, 0xFF, bytes);
         be->ops->kv_write_block(be, cache, b, block);
@@ -510,7 +538,7 @@ static void blocks_are_copied_and_moved(void **state)
     qr_backend *be;
     qr_kv_cache *cache;
     assert_int_equal(qr_cpu_backend_create(NULL, 1, &be, NULL), QUIRE_OK);
-    qr_kv_config config = {3, 2, 20, 16, 5, QR_KV_F16};
+    qr_kv_config config = {3, 2, 20, 16, 5, QR_KV_INT8};
     size_t bytes = be->ops->kv_block_bytes(be, &config);
     assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, NULL), QUIRE_OK);
     uint8_t *a = malloc(bytes), *b = malloc(bytes);

@@ -3,10 +3,11 @@
  *   64 requests ── one by one ──► reference ═╗
  *        │                                   ╠═ equal?
  *        └─ all at once, few blocks (hundreds of preemptions), steps of 7 tokens, blocks of 8 and 128, 2 threads,
- *           no prefix cache, no chunks, by priority, and all of it together ──► results ═╝
+ *           no prefix cache, no chunks, by priority, swapped out, and all of it together ──► results ═╝
  * Once more with a system prompt that all begin with.
  *
- * On the tiny checkpoints of tests/golden/tiny (every architecture) and, smaller, on the default model. */
+ * On the tiny checkpoints of tests/golden/tiny (every architecture, and every type of KV cache) and, smaller, on the
+ * default model. */
 #define _POSIX_C_SOURCE 200809L
 #include <setjmp.h>
 #include <stdarg.h>
@@ -46,7 +47,7 @@ typedef struct workload {
 
 typedef struct setting {
     const char *name;
-    bool one_by_one, no_prefix_caching, no_chunks;
+    bool one_by_one, no_prefix_caching, no_chunks, swap;
     int num_kv_blocks, max_num_batched_tokens, max_num_seqs, block_size, max_model_len;
     const char *policy, *speculative_config, *kv_allocator;
 } setting;
@@ -166,6 +167,8 @@ static quire_request *submit(quire_engine *engine, const quire_request_options *
     return request;
 }
 
+static const char *kv_cache_dtype; /* of every run */
+
 /* Run the workload in an engine of its own; afterwards every block must be free again. */
 static void run(quire_model *model, const workload *w, const setting *s, run_results *out)
 {
@@ -186,6 +189,8 @@ static void run(quire_model *model, const workload *w, const setting *s, run_res
     if (s->policy) options.scheduling_policy = s->policy;
     options.speculative_config = s->speculative_config;
     if (s->kv_allocator) options.kv_allocator = s->kv_allocator;
+    if (s->swap) options.preemption_mode = "swap", options.swap_space_bytes = 1 << 20;
+    options.kv_cache_dtype = kv_cache_dtype;
     if (quire_engine_create(model, &options, &engine, &error) != QUIRE_OK) fail_msg("%s: %s", s->name, error.message);
     for (int i = 0; i < w->num_requests; i++) {
         requests[i] = submit(engine, &w->options[i]);
@@ -199,6 +204,7 @@ static void run(quire_model *model, const workload *w, const setting *s, run_res
         nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
     }
     assert_int_equal(stats.num_free_kv_blocks, stats.num_kv_blocks);
+    if (s->swap) assert_true(stats.num_swapped_groups > 0);
     out->num_preemptions = stats.num_preemptions;
     out->num_drafted = stats.spec_decode_num_draft_tokens;
     out->num_accepted = stats.spec_decode_num_accepted_tokens;
@@ -276,6 +282,7 @@ static const setting settings[] = {
      .speculative_config = NGRAM "false}"},
     {.name = "reserved as needed", .kv_allocator = "orca-oracle", .num_kv_blocks = 75, .block_size = 8},
     {.name = "in whole batches", .kv_allocator = "faster-transformer", .num_kv_blocks = 55},
+    {.name = "swapped out", .num_kv_blocks = 48, .block_size = 8, .swap = true},
     {.name = "everything",
      .speculative_config = NGRAM "false}",
      .num_kv_blocks = 48,
@@ -296,6 +303,7 @@ enum {
     SIXTY = 128,
     HARDLY_ANY = 1 << (NUM_SETTINGS - 1),
     EVERYTHING = HARDLY_ANY >> 1,
+    SWAPPED = EVERYTHING >> 1,
     SOME = AT_ONCE | FEW | EVERYTHING,
     ALL = HARDLY_ANY - 1
 };
@@ -362,6 +370,17 @@ static void tiny_system_prompt(void **state)
     check_model("tests/golden/tiny/mistral_window", 12, AT_ONCE, BLOCKS_OF_128, TINY_SYSTEM_PROMPT);
 }
 
+static void quantized_kv_caches(void **state)
+{
+    (void)state;
+    static const char *const dtypes[] = {"int8", "fp8_e4m3", "fp8_e5m2"};
+    for (int i = 0; i < 3; i++) {
+        kv_cache_dtype = dtypes[i];
+        assert_true(check_model("tests/golden/tiny/llama", 40, FEW | SWAPPED, EVERYTHING, TINY) > 0);
+    }
+    kv_cache_dtype = NULL;
+}
+
 static void other_architectures(void **state)
 {
     (void)state;
@@ -390,6 +409,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_llama_in_every_setting),
         cmocka_unit_test(tiny_system_prompt),
+        cmocka_unit_test(quantized_kv_caches),
         cmocka_unit_test(other_architectures),
         cmocka_unit_test(default_model),
     };
