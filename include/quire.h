@@ -158,12 +158,12 @@ typedef struct quire_engine_options {
     /* "auto" (float16; float32 with compute_dtype float32) | "float16" | "float32" | "int8" | "fp8_e4m3" ("fp8") |
      * "fp8_e5m2": half the memory of float16 (int8: 2 bytes more per token, KV head, K and V), less exact */
     const char *kv_cache_dtype;
-    int max_num_batched_tokens;    /* token budget of one step; default 2048 */
-    int max_num_seqs;              /* running sequences at most; default 128 */
-    int max_model_len;             /* prompt + output tokens at most; 0: the model's */
-    int max_num_queued_reqs;       /* waiting requests at most, then QUEUE_FULL; 0: no limit */
-    bool enable_chunked_prefill;   /* default true; off under every kv_allocator but "vllm" */
-    bool enable_prefix_caching;    /* default true; off under "orca-..." and "faster-transformer" */
+    int max_num_batched_tokens;  /* token budget of one step; default 2048 */
+    int max_num_seqs;            /* running sequences at most; default 128 */
+    int max_model_len;           /* prompt + output tokens at most; 0: the model's */
+    int max_num_queued_reqs;     /* waiting requests at most, then QUEUE_FULL; 0: no limit */
+    bool enable_chunked_prefill; /* default true; off under every kv_allocator but "vllm" */
+    bool enable_prefix_caching;  /* default true; off under "orca-..." and "faster-transformer" */
     /* How KV memory is given out: "vllm" (default), in blocks; for comparison "vllm-v0", the scheduler of the paper,
      * and its baselines with contiguous memory, "orca-max", "orca-pow2", "orca-oracle" (which take max_tokens for the
      * true length) and "faster-transformer". docs/memory.md */
