@@ -3,12 +3,15 @@
  *   64 requests ── one by one ──► reference ═╗
  *        │                                   ╠═ equal?
  *        └─ all at once, few blocks (hundreds of preemptions), steps of 7 tokens, blocks of 8 and 128, 2 threads,
- *           no prefix cache, no chunks, by priority, swapped out, and all of it together ──► results ═╝
+ *           no prefix cache, prefixes out of a file (also a damaged one), no chunks, by priority, swapped out, and all
+ *           of it together ──► results ═╝
  * Once more with a system prompt that all begin with.
  *
  * On the tiny checkpoints of tests/golden/tiny (every architecture, and every type of KV cache) and, smaller, on the
  * default model. */
 #define _POSIX_C_SOURCE 200809L
+#include <dirent.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -37,6 +41,7 @@ typedef struct result {
 typedef struct run_results {
     result seqs[MAX_REQUESTS][MAX_N];
     uint64_t num_preemptions, num_drafted, num_accepted; /* tokens */
+    uint64_t num_stored_hits, num_broken;                /* tokens, blocks */
 } run_results;
 
 typedef struct workload {
@@ -48,6 +53,7 @@ typedef struct workload {
 typedef struct setting {
     const char *name;
     bool one_by_one, no_prefix_caching, no_chunks, swap;
+    bool stored; /* prefixes in a file: three engines, one after the other, the file is damaged before the last */
     int num_kv_blocks, max_num_batched_tokens, max_num_seqs, block_size, max_model_len;
     const char *policy, *speculative_config, *kv_allocator;
 } setting;
@@ -169,6 +175,30 @@ static quire_request *submit(quire_engine *engine, const quire_request_options *
 
 static const char *kv_cache_dtype; /* of every run */
 
+static char store_folder[] = "/tmp/quire-determinism-XXXXXX";
+
+/* The folder's file, and bits of one byte in every 20,000 flipped; removed. */
+static void for_stored_file(bool damage)
+{
+    DIR *folder = opendir(store_folder);
+    for (struct dirent *entry = readdir(folder); entry; entry = readdir(folder)) {
+        char path[512];
+        struct stat st;
+        snprintf(path, sizeof path, "%s/%s", store_folder, entry->d_name);
+        if (entry->d_name[0] == '.' || stat(path, &st) != 0) continue;
+        const int fd = open(path, O_RDWR);
+        for (off_t at = 4096; damage && at < st.st_size; at += random_below(40000)) {
+            char byte = 0;
+            assert_int_equal(pread(fd, &byte, 1, at), 1);
+            byte ^= 1 << random_below(8);
+            assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+        }
+        close(fd);
+        if (!damage) unlink(path);
+    }
+    closedir(folder);
+}
+
 /* Run the workload in an engine of its own; afterwards every block must be free again. */
 static void run(quire_model *model, const workload *w, const setting *s, run_results *out)
 {
@@ -191,6 +221,8 @@ static void run(quire_model *model, const workload *w, const setting *s, run_res
     if (s->kv_allocator) options.kv_allocator = s->kv_allocator;
     if (s->swap) options.preemption_mode = "swap", options.swap_space_bytes = 1 << 20;
     options.kv_cache_dtype = kv_cache_dtype;
+    options.prefix_cache_path = s->stored ? store_folder : NULL;
+    options.prefix_cache_space_bytes = 4 << 20; /* less than there is to store */
     if (quire_engine_create(model, &options, &engine, &error) != QUIRE_OK) fail_msg("%s: %s", s->name, error.message);
     for (int i = 0; i < w->num_requests; i++) {
         requests[i] = submit(engine, &w->options[i]);
@@ -206,6 +238,8 @@ static void run(quire_model *model, const workload *w, const setting *s, run_res
     assert_int_equal(stats.num_free_kv_blocks, stats.num_kv_blocks);
     if (s->swap) assert_true(stats.num_swapped_groups > 0);
     out->num_preemptions = stats.num_preemptions;
+    out->num_stored_hits = stats.external_prefix_cache_hits;
+    out->num_broken = stats.prefix_store_broken;
     out->num_drafted = stats.spec_decode_num_draft_tokens;
     out->num_accepted = stats.spec_decode_num_accepted_tokens;
     quire_engine_destroy(engine);
@@ -262,6 +296,8 @@ static const setting settings[] = {
     {.name = "no chunks", .no_chunks = true},
     {.name = "sixty blocks", .num_kv_blocks = 60},
     {.name = "by priority, few blocks", .policy = "priority", .num_kv_blocks = 24},
+    {.name = "prefixes out of a file", .stored = true},
+    {.name = "prefixes out of a file, few blocks", .stored = true, .num_kv_blocks = 48, .block_size = 8},
     {.name = "n-grams, as many as pay", .speculative_config = NGRAM "true}"},
     {.name = "n-grams", .speculative_config = NGRAM "false}"},
     {.name = "n-grams, few blocks, steps of 40 tokens",
@@ -301,6 +337,8 @@ enum {
     FEW = 2,
     BLOCKS_OF_128 = 16,
     SIXTY = 128,
+    STORED = 512,
+    STORED_FEW = 1024,
     HARDLY_ANY = 1 << (NUM_SETTINGS - 1),
     EVERYTHING = HARDLY_ANY >> 1,
     SWAPPED = EVERYTHING >> 1,
@@ -317,6 +355,25 @@ static quire_model *open_model(const char *path, int threads)
     options.threads = threads;
     if (quire_model_open(path, &options, &model, &error) != QUIRE_OK) fail_msg("%s: %s", path, error.message);
     return model;
+}
+
+/* Engine after engine with the same file. */
+static void check_stored(quire_model *model, const char *path, const workload *w, const setting *s, const char *name,
+                         const run_results *reference)
+{
+    static run_results got;
+    for (int round = 0; round < 3; round++) {
+        if (round == 2) for_stored_file(true);
+        run(model, w, s, &got);
+        compare(path, name, reference, &got, w->num_requests);
+        printf("%s, %s, engine %d: %llu preemptions, %llu tokens found in the file, %llu blocks damaged\n", path, name,
+               round, (unsigned long long)got.num_preemptions, (unsigned long long)got.num_stored_hits,
+               (unsigned long long)got.num_broken);
+        if (round == 1) assert_true(got.num_stored_hits > 0 && got.num_broken == 0);
+        if (round == 2) assert_true(got.num_stored_hits + got.num_broken > 0);
+        free_results(&got);
+    }
+    for_stored_file(false);
 }
 
 /* Compare the settings of two masks, for 1 and for 2 threads, to one by one; returns all preemptions. */
@@ -337,6 +394,10 @@ static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1,
             char name[64];
             if (!((threads == 1 ? mask_1 : mask_2) >> i & 1)) continue;
             snprintf(name, sizeof name, "%s, %d threads", settings[i].name, threads);
+            if (settings[i].stored) {
+                check_stored(model, path, &w, &settings[i], name, &reference);
+                continue;
+            }
             run(model, &w, &settings[i], &got);
             compare(path, name, &reference, &got, num_requests);
             printf("%s, %s: %llu preemptions, %llu of %llu drafts accepted\n", path, name,
@@ -388,7 +449,7 @@ static void other_architectures(void **state)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[64];
         snprintf(path, sizeof path, "tests/golden/tiny/%s", names[i]);
-        check_model(path, 12, FEW, EVERYTHING, TINY);
+        check_model(path, 12, FEW | STORED, EVERYTHING, TINY);
     }
 }
 
@@ -401,7 +462,20 @@ static void default_model(void **state)
         printf("no model at %s: make model\n", path);
         skip();
     }
-    check_model(path, 6, HARDLY_ANY, EVERYTHING, DEFAULT_MODEL);
+    check_model(path, 6, HARDLY_ANY | STORED_FEW, EVERYTHING, DEFAULT_MODEL);
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    return mkdtemp(store_folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    for_stored_file(false);
+    return rmdir(store_folder);
 }
 
 int main(void)
@@ -413,5 +487,5 @@ int main(void)
         cmocka_unit_test(other_architectures),
         cmocka_unit_test(default_model),
     };
-    return cmocka_run_group_tests_name("determinism", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("determinism", tests, make_folder, remove_folder);
 }
