@@ -298,6 +298,7 @@ static const setting settings[] = {
     {.name = "by priority, few blocks", .policy = "priority", .num_kv_blocks = 24},
     {.name = "prefixes out of a file", .stored = true},
     {.name = "prefixes out of a file, few blocks", .stored = true, .num_kv_blocks = 48, .block_size = 8},
+    {.name = "prefixes out of a file, swapped out", .stored = true, .num_kv_blocks = 48, .block_size = 8, .swap = true},
     {.name = "n-grams, as many as pay", .speculative_config = NGRAM "true}"},
     {.name = "n-grams", .speculative_config = NGRAM "false}"},
     {.name = "n-grams, few blocks, steps of 40 tokens",
@@ -437,7 +438,7 @@ static void quantized_kv_caches(void **state)
     static const char *const dtypes[] = {"int8", "fp8_e4m3", "fp8_e5m2"};
     for (int i = 0; i < 3; i++) {
         kv_cache_dtype = dtypes[i];
-        assert_true(check_model("tests/golden/tiny/llama", 40, FEW | SWAPPED, EVERYTHING, TINY) > 0);
+        assert_true(check_model("tests/golden/tiny/llama", 40, FEW | SWAPPED | STORED_FEW, EVERYTHING, TINY) > 0);
     }
     kv_cache_dtype = NULL;
 }
