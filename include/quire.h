@@ -238,7 +238,10 @@ typedef struct quire_stats {
     double mean_requests_running; /* over all steps so far */
     double live_slot_fraction;   /* live tokens / slots of allocated blocks, mean over all steps so far; 0 before one */
     double saved_block_fraction; /* blocks saved by sharing / blocks without sharing, mean over all steps so far */
-    double step_seconds, forward_seconds; /* engine time since start, and the model's part of it */
+    /* Time of all steps since start, and its parts: choosing tokens, giving them blocks and building the batch; copies
+     * of shared blocks and swapping; the model and the sampler; appending tokens, forks and drops of sequences, outputs
+     */
+    double step_seconds, schedule_seconds, copy_seconds, forward_seconds, update_seconds;
     quire_histogram time_to_first_token_seconds, inter_token_latency_seconds, e2e_request_latency_seconds,
         request_queue_time_seconds, request_prompt_tokens, request_generation_tokens, iteration_tokens;
 } quire_stats;

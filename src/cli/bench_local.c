@@ -262,14 +262,19 @@ static int measure_sharing(const qr_cli_args *args, quire_engine *engine, const 
     if (exit_status != QR_CLI_OK) return exit_status;
     quire_stats stats;
     quire_engine_get_stats(engine, &stats);
+    double books = stats.schedule_seconds + stats.copy_seconds + stats.update_seconds;
     if (!args->json)
-        printf("%-12s %3d  %10.2f %%  %9llu  %13lld\n", beams ? "beam width" : "n", n, stats.saved_block_fraction * 100,
-               (unsigned long long)stats.num_steps, (long long)t.output_tokens);
+        printf("%-12s %3d  %10.2f %%  %9llu  %13lld  %9.3f %%\n", beams ? "beam width" : "n", n,
+               stats.saved_block_fraction * 100, (unsigned long long)stats.num_steps, (long long)t.output_tokens,
+               books / stats.step_seconds * 100);
     json_t *run =
-        json_pack("{s:s, s:i, s:f, s:I, s:I, s:I, s:I, s:f}", "method", beams ? "beam search" : "parallel sampling",
-                  "n", n, "saved_block_fraction", stats.saved_block_fraction, "num_steps", (json_int_t)stats.num_steps,
-                  "total_input_tokens", (json_int_t)t.prompt_tokens, "total_output_tokens", (json_int_t)t.output_tokens,
-                  "num_preemptions", (json_int_t)stats.num_preemptions, "elapsed_time", seconds);
+        json_pack("{s:s, s:i, s:f, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f}", "method",
+                  beams ? "beam search" : "parallel sampling", "n", n, "saved_block_fraction",
+                  stats.saved_block_fraction, "num_steps", (json_int_t)stats.num_steps, "total_input_tokens",
+                  (json_int_t)t.prompt_tokens, "total_output_tokens", (json_int_t)t.output_tokens, "num_preemptions",
+                  (json_int_t)stats.num_preemptions, "elapsed_time", seconds, "step_seconds", stats.step_seconds,
+                  "schedule_seconds", stats.schedule_seconds, "copy_seconds", stats.copy_seconds, "forward_seconds",
+                  stats.forward_seconds, "update_seconds", stats.update_seconds);
     if (!run || json_array_append_new(runs, run) != 0) return qr_cli_fail("out of memory");
     return qr_cli_flush();
 }
@@ -304,7 +309,7 @@ int qr_cli_run_bench_sharing(qr_cli_args *args)
     json_t *runs = json_array();
     int exit_status = runs ? qr_cli_open_model(args, false, &model) : qr_cli_fail("out of memory");
     if (exit_status == QR_CLI_OK && !args->json)
-        printf("%d prompts      blocks saved      steps  output tokens\n", workload.count);
+        printf("%d prompts      blocks saved      steps  output tokens  bookkeeping\n", workload.count);
     if (exit_status == QR_CLI_OK)
         exit_status = measure_sharing_of(args, model, &workload, args->bench.n_list, false, runs);
     if (exit_status == QR_CLI_OK)

@@ -839,7 +839,8 @@ const qr_cli_command qr_cli_commands[] = {
     {"bench sharing", "MODEL", "how much memory shared blocks save, offline",
      "Run all prompts at once, offline, with several sequences or beams for each, and report how many KV blocks were "
      "saved by sharing: (blocks without sharing - blocks) / blocks without sharing, averaged over steps, as in figure "
-     "15 of the PagedAttention paper. Prefix caching is off unless asked for.",
+     "15 of the PagedAttention paper, and which share of a step's time was not the model's and the sampler's. Prefix "
+     "caching is off unless asked for.",
      "quire bench sharing model.gguf --dataset-path prompts.jsonl --n 2,4,6 --beam-width 2,4,6", sharing_groups, 1,
      qr_cli_run_bench_sharing, sharing_defaults},
     {"bench serve", "", "load a running server and measure it",

@@ -567,9 +567,10 @@ static void *engine_main(void *raw)
         }
         if (atomic_exchange(&e->abort_pending, false) || !run) abort_marked(e, !run);
         qr_sched_step step;
+        const int64_t start_us = qr_clock_us();
         qr_sched_schedule(e->sched, &step);
         if (step.num_entries > 0)
-            qr_engine_run_step(e, &step);
+            qr_engine_run_step(e, &step, start_us);
         else
             qr_sched_commit_step(e->sched);
 #ifdef QUIRE_CHECKS

@@ -69,8 +69,9 @@ struct quire_engine {
     quire_stats stats;
 };
 
-/* One step's model part: block copies, forward, logits, sampling; then commit, append and deliver. step.c */
-void qr_engine_run_step(quire_engine *engine, const qr_sched_step *step);
+/* One step's model part: block copies, forward, logits, sampling; then commit, append and deliver. step.c
+ *   start_us   when scheduling it began */
+void qr_engine_run_step(quire_engine *engine, const qr_sched_step *step, int64_t start_us);
 /* Open the store that the options ask for, if any; e->cache is there and e->sched not yet. prefix.c */
 QUIRE_MUST_USE quire_status qr_engine_open_prefix_store(quire_engine *engine, quire_error *error);
 /* Save what the pool has cached and close; the engine thread has ended, no request holds blocks. prefix.c */

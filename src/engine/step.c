@@ -241,15 +241,24 @@ static int take_tokens(quire_engine *e, int job_idx, int64_t now_us)
     return end;
 }
 
-static void observe_step(quire_engine *e, const qr_sched_step *step, int64_t start_us, int64_t forward_us)
+/* When the parts of a step ended, and when it began. */
+typedef struct step_times {
+    int64_t start_us, scheduled_us, copied_us, computed_us;
+} step_times;
+
+static void observe_step(quire_engine *e, const qr_sched_step *step, const step_times *t)
 {
     qr_sched_stats now;
     qr_sched_get_stats(e->sched, &now);
     pthread_mutex_lock(&e->lock);
     quire_stats *s = &e->stats;
     s->num_steps++;
-    s->step_seconds += (double)(qr_clock_us() - start_us) * 1e-6;
-    s->forward_seconds += (double)forward_us * 1e-6;
+    int64_t end_us = qr_clock_us();
+    s->step_seconds += (double)(end_us - t->start_us) * 1e-6;
+    s->schedule_seconds += (double)(t->scheduled_us - t->start_us) * 1e-6;
+    s->copy_seconds += (double)(t->copied_us - t->scheduled_us) * 1e-6;
+    s->forward_seconds += (double)(t->computed_us - t->copied_us) * 1e-6;
+    s->update_seconds += (double)(end_us - t->computed_us) * 1e-6;
     s->num_preemptions = now.num_preemptions;
     s->num_swapped_groups = now.num_swapped_groups;
     s->live_slot_fraction = now.live_slot_fraction;
@@ -298,35 +307,36 @@ static bool all_sample(const qr_sched_step *step)
     return i == step->num_entries;
 }
 
-void qr_engine_run_step(quire_engine *e, const qr_sched_step *step)
+void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t start_us)
 {
     _Static_assert(sizeof(qr_copy_pair) == sizeof(qr_block_copy), "the scheduler's copies are the backend's");
     qr_backend *be = e->model->backend;
-    int64_t start_us = qr_clock_us();
+    step_times times = {.start_us = start_us};
     observe_admitted(e, step, start_us);
     qr_batch_build(&e->batch, step, qr_sched_pool(e->sched), wants_prompt_logprobs);
 
-    int64_t forward_us = qr_clock_us();
+    times.scheduled_us = qr_clock_us();
     pthread_mutex_lock(&e->model->lock);
     qr_swap_out(&e->swap, step->swap_outs, step->num_swap_outs);
     qr_swap_in(&e->swap, step->swap_ins, step->num_swap_ins);
     if (step->num_copies > 0)
         be->ops->kv_copy_blocks(be, e->cache, (const qr_copy_pair *)(const void *)step->copies, step->num_copies);
+    times.copied_us = qr_clock_us();
     qr_model_forward(e->model->model, e->ws, &e->batch.batch, e->cache);
     sample_rows(e, step);
     pthread_mutex_unlock(&e->model->lock);
-    int64_t now_us = qr_clock_us();
-    forward_us = now_us - forward_us;
+    times.computed_us = qr_clock_us();
+    double forward_us = (double)(times.computed_us - times.copied_us);
 
     qr_sched_commit_step(e->sched);
-    observe_tokens(e, now_us);
-    if (all_sample(step)) qr_spec_observe_step(&e->spec_costs, step->num_tokens, (double)forward_us);
+    observe_tokens(e, times.computed_us);
+    if (all_sample(step)) qr_spec_observe_step(&e->spec_costs, step->num_tokens, forward_us);
     for (int i = 0; i < e->num_jobs;) {
         if (request_of(e->jobs[i].seq->request)->beams)
             qr_engine_take_beam(e, i++);
         else
-            i = take_tokens(e, i, now_us);
+            i = take_tokens(e, i, times.computed_us);
     }
-    measure_costs(e, (double)forward_us / step->num_tokens);
-    observe_step(e, step, start_us, forward_us);
+    measure_costs(e, forward_us / step->num_tokens);
+    observe_step(e, step, &times);
 }

@@ -72,14 +72,26 @@ void qr_cpu_kv_cache_destroy(qr_backend *be, qr_kv_cache *cache)
     qr_free(cache);
 }
 
+typedef struct copy_job {
+    const qr_kv_cache *cache;
+    const qr_copy_pair *pairs;
+    int num_pairs;
+} copy_job;
+
+static void copy_layer(void *ctx, int layer, int thread_idx)
+{
+    (void)thread_idx;
+    const copy_job *job = ctx;
+    for (int i = 0; i < job->num_pairs; i++)
+        if (job->pairs[i].src_block != job->pairs[i].dst_block)
+            memcpy(qr_kv_block(job->cache, layer, job->pairs[i].dst_block),
+                   qr_kv_block(job->cache, layer, job->pairs[i].src_block), job->cache->layer_block_bytes);
+}
+
 void qr_cpu_kv_copy_blocks(qr_backend *be, qr_kv_cache *cache, const qr_copy_pair *pairs, int num_pairs)
 {
-    (void)be;
-    for (int i = 0; i < num_pairs; i++)
-        for (int layer = 0; layer < cache->config.num_layers; layer++)
-            if (pairs[i].src_block != pairs[i].dst_block)
-                memcpy(qr_kv_block(cache, layer, pairs[i].dst_block), qr_kv_block(cache, layer, pairs[i].src_block),
-                       cache->layer_block_bytes);
+    copy_job job = {cache, pairs, num_pairs};
+    qr_pool_run(be->pool, copy_layer, &job, cache->config.num_layers);
 }
 
 void qr_cpu_kv_read_block(qr_backend *be, const qr_kv_cache *cache, int32_t block_id, void *dst)
