@@ -1,7 +1,10 @@
 """The `openai` package, sync, async and streaming, against the running server."""
 import asyncio
+import json
+import pathlib
+import tempfile
 
-from harness import Server, Skip, main, need_model, test
+from harness import MODEL, Server, Skip, main, need_model, quire, test
 
 try:
     import openai
@@ -11,6 +14,7 @@ except ImportError:
 CHAT = [{"role": "user", "content": "Name three colours."}]
 KEY = "sesame"
 _server = None
+folder = pathlib.Path(tempfile.mkdtemp(prefix="quire-test-openai-"))
 
 
 def client(**options):
@@ -138,6 +142,44 @@ def beams_and_best_of():
     assert len(one.choices) == 1 and one.choices[0].cumulative_logprob < 0
     error = raises(openai.BadRequestError, lambda: beam(logprobs=2))
     assert error.param == "logprobs"
+
+
+@test
+def beams_on_every_way_in():
+    """Chat, completions (whole and streamed) and the command line give the same beams, however the search may end."""
+    scores = {}
+    for early in (True, False, "never"):
+        body = {"use_beam_search": True, "best_of": 4, "early_stopping": early, "length_penalty": 0.8}
+
+        def ask(**more):
+            return client().chat.completions.create(model="smol", messages=CHAT, max_tokens=40, n=2, extra_body=body, **more)
+
+        whole, pieces, ends = ask(), {}, {}
+        for chunk in ask(stream=True):
+            for c in chunk.choices:
+                pieces.setdefault(c.index, []).extend([c.delta.content] if c.delta.content else [])
+                ends[c.index] = c.finish_reason or ends.get(c.index)
+        assert pieces == {c.index: [c.message.content] for c in whole.choices}, "a beam comes in one piece"
+        assert ends == {c.index: c.finish_reason for c in whole.choices}
+        scores[early] = [c.beam_score for c in whole.choices]
+        assert scores[early] == sorted(scores[early], reverse=True) and whole.choices[0].cumulative_logprob < 0
+
+        rendered = folder / "chat.json"
+        rendered.write_text(json.dumps(CHAT))
+        prompt = quire("render", MODEL, "--messages", rendered).stdout.decode()
+        text = client().completions.create(model="smol", prompt=prompt, max_tokens=40, n=2,
+                                           extra_body={**body, "add_special_tokens": False})
+        done = quire("generate", MODEL, "--num-kv-blocks", 400, "-p", prompt, "--max-tokens", 40, "-n", 2,
+                     "--beam-width", 4, "--early-stopping", str(early).lower(), "--length-penalty", 0.8, "--json")
+        line = json.loads(done.stdout)
+        for c, t, l in zip(whole.choices, text.choices, line["choices"]):
+            assert c.message.content == t.text == l["text"]
+            assert c.cumulative_logprob == t.cumulative_logprob == l["cumulative_logprob"]
+            assert c.beam_score == t.beam_score == l["beam_score"] and c.finish_reason == l["finish_reason"]
+    assert scores[True][0] <= scores[False][0] <= scores["never"][0], "who searches longer finds no worse"
+    error = raises(openai.BadRequestError, lambda: client().completions.create(
+        model="smol", prompt="a", extra_body={"use_beam_search": True, "early_stopping": "soon"}))
+    assert error.param == "early_stopping"
 
 
 @test
