@@ -26,7 +26,7 @@ struct qr_block_pool {
     uint64_t last_content_id;
     int32_t num_blocks, num_free, num_cached;
     int32_t oldest, newest; /* ends of the free list, QR_NO_BLOCK when it is empty */
-    int64_t num_live_slots;
+    int64_t num_live_slots, num_refs;
     int block_size;
     bool caching;
 };
@@ -136,6 +136,7 @@ int qr_block_pool_block_size(const qr_block_pool *pool) { return pool->block_siz
 bool qr_block_pool_caching(const qr_block_pool *pool) { return pool->caching; }
 int32_t qr_block_pool_num_blocks(const qr_block_pool *pool) { return pool->num_blocks; }
 int32_t qr_block_pool_num_free(const qr_block_pool *pool) { return pool->num_free; }
+int64_t qr_block_pool_num_refs(const qr_block_pool *pool) { return pool->num_refs; }
 int32_t qr_block_pool_num_cached(const qr_block_pool *pool) { return pool->num_cached; }
 int64_t qr_block_pool_num_live_slots(const qr_block_pool *pool) { return pool->num_live_slots; }
 
@@ -174,6 +175,7 @@ static void take(qr_block_pool *pool, int32_t id)
     qr_block_pool_uncache(pool, id);
     pool->blocks[id].ref_cnt = 1;
     pool->blocks[id].num_live = 0;
+    pool->num_refs++;
 }
 
 quire_status qr_block_pool_alloc(qr_block_pool *pool, int32_t num_blocks, int32_t *out_ids)
@@ -198,6 +200,7 @@ void qr_block_pool_take(qr_block_pool *pool, int32_t first, int32_t num_blocks, 
 
 void qr_block_pool_free(qr_block_pool *pool, const int32_t *ids, int32_t num_blocks)
 {
+    pool->num_refs -= num_blocks;
     for (int32_t i = num_blocks - 1; i >= 0; i--) {
         block *b = block_at(pool, ids[i]);
         assert(b->ref_cnt > 0);
@@ -209,6 +212,7 @@ void qr_block_pool_free(qr_block_pool *pool, const int32_t *ids, int32_t num_blo
 
 void qr_block_pool_touch(qr_block_pool *pool, const int32_t *ids, int32_t num_blocks)
 {
+    pool->num_refs += num_blocks;
     for (int32_t i = 0; i < num_blocks; i++) {
         block *b = block_at(pool, ids[i]);
         if (b->ref_cnt++ > 0) continue;
@@ -400,7 +404,7 @@ static quire_status check_index(const qr_block_pool *pool, quire_error *error)
 quire_status qr_block_pool_check(const qr_block_pool *pool, const int32_t *ref_cnts, quire_error *error)
 {
     int32_t num_free = 0, num_cached = 0;
-    int64_t num_live = 0;
+    int64_t num_live = 0, num_refs = 0;
     for (int32_t id = 0; id < pool->num_blocks; id++) {
         const block *b = &pool->blocks[id];
         if (ref_cnts && b->ref_cnt != ref_cnts[id])
@@ -410,8 +414,12 @@ quire_status qr_block_pool_check(const qr_block_pool *pool, const int32_t *ref_c
             return qr_fail(error, QUIRE_INVALID, "block %d: ref_cnt %d, num_live %d", id, b->ref_cnt, b->num_live);
         num_free += b->ref_cnt == 0;
         num_cached += b->content_id != 0;
+        num_refs += b->ref_cnt;
         if (b->ref_cnt > 0) num_live += b->num_live;
     }
+    if (num_refs != pool->num_refs)
+        return qr_fail(error, QUIRE_INVALID, "block pool: %lld references, counted %lld", (long long)pool->num_refs,
+                       (long long)num_refs);
     if (num_free != pool->num_free || num_cached != pool->num_cached || num_live != pool->num_live_slots)
         return qr_fail(error, QUIRE_INVALID, "block pool: %d free, %d cached, %lld live; counted %d, %d, %lld",
                        pool->num_free, pool->num_cached, (long long)pool->num_live_slots, num_free, num_cached,

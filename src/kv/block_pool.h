@@ -17,7 +17,7 @@
  * back.
  *
  * Invariants (qr_block_pool_check recounts them): a block is on the free list exactly if its ref_cnt is 0; it is in
- * the index exactly if it is cached; num_free and num_live_slots are the sums over the blocks.
+ * the index exactly if it is cached; num_free, num_refs and num_live_slots are the sums over the blocks.
  * Allocation: all in create. Threads: one at a time (the engine thread).
  * Source: Kwon et al., SOSP 2023, section 4; vLLM v1, core/block_pool.py (free queue order, caching of free blocks). */
 #ifndef QR_KV_BLOCK_POOL_H
@@ -46,6 +46,7 @@ int qr_block_pool_block_size(const qr_block_pool *pool);
 bool qr_block_pool_caching(const qr_block_pool *pool);
 int32_t qr_block_pool_num_blocks(const qr_block_pool *pool);
 int32_t qr_block_pool_num_free(const qr_block_pool *pool);   /* cached blocks that nobody holds included */
+int64_t qr_block_pool_num_refs(const qr_block_pool *pool);   /* sum of ref_cnt over the blocks */
 int32_t qr_block_pool_num_cached(const qr_block_pool *pool); /* findable blocks, free or in use */
 int32_t qr_block_pool_ref_cnt(const qr_block_pool *pool, int32_t block_id);
 bool qr_block_pool_is_cached(const qr_block_pool *pool, int32_t block_id);

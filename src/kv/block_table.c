@@ -67,6 +67,12 @@ quire_status qr_block_table_append(qr_block_table *table, qr_block_pool *pool, i
 {
     assert(num_tokens >= 1);
     *out_copied = false;
+    const int32_t room = table->num_blocks * qr_block_pool_block_size(pool) - table->num_tokens;
+    if (num_tokens <= room && qr_block_pool_ref_cnt(pool, table->block_ids[table->num_blocks - 1]) == 1) {
+        qr_block_pool_uncache(pool, table->block_ids[table->num_blocks - 1]);
+        table->num_tokens += num_tokens;
+        return QUIRE_OK;
+    }
     const int32_t partly_filled = partly_filled_block(table, pool);
     const bool copies = must_copy(pool, partly_filled);
     const int32_t num_blocks = blocks_for(pool, table->num_tokens + num_tokens);
@@ -108,7 +114,7 @@ void qr_block_table_commit(qr_block_table *table, qr_block_pool *pool, qr_token_
     assert(num_computed <= table->num_tokens);
     const int block_size = qr_block_pool_block_size(pool);
     int32_t buf[QR_MAX_BLOCK_SIZE];
-    for (int32_t idx = table->num_full_blocks; idx < blocks_for(pool, num_computed); idx++) {
+    for (int32_t idx = table->num_full_blocks; idx * block_size < num_computed; idx++) {
         const int32_t id = table->block_ids[idx];
         const int32_t num_live = min_i32(block_size, num_computed - idx * block_size);
         qr_block_pool_set_live(pool, id, num_live);

@@ -29,9 +29,7 @@ void qr_sched_observe_memory(qr_sched *sched)
     const int32_t num_blocks = qr_block_pool_num_blocks(sched->pool);
     const int32_t num_used = num_blocks - qr_block_pool_num_free(sched->pool);
     const int32_t num_taken = num_blocks - qr_sched_num_free_blocks(sched);
-    int64_t num_in_tables = 0;
-    for (int i = 0; i < sched->num_running; i++)
-        for (int s = 0; s < sched->running[i]->n; s++) num_in_tables += sched->running[i]->seqs[s].table.num_blocks;
+    const int64_t num_in_tables = qr_block_pool_num_refs(sched->pool);
     const qr_slot_counts slots = count_slots(sched);
     sched->live_fraction_sum += (double)slots.live / ((double)num_taken * sched->options.block_size);
     sched->saved_fraction_sum += (double)(num_in_tables - num_used) / (double)num_in_tables;

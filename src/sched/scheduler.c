@@ -408,7 +408,8 @@ bool qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token)
     }
     *next = token;
     seq->num_draft_tokens = 0;
-    qr_block_table_trim(&seq->table, sched->pool, seq->num_computed_tokens);
+    if (seq->table.num_tokens > seq->num_computed_tokens)
+        qr_block_table_trim(&seq->table, sched->pool, seq->num_computed_tokens);
     return false;
 }
 
