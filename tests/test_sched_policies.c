@@ -1,8 +1,23 @@
 /* Allocation and scheduling policies beside the default one: the buddy allocator against a bitmap, what each policy
  * admits and when, and what the memory is used for. test_sched_model.c runs all of them under random operations.
  *
- * Bugs planted on purpose, one at a time, and what the tests then said:
- */
+ * Bugs planted on purpose, one at a time, and what this test or test_sched_model (m) then said:
+ *   a freed region is not merged with its buddy              "free, but not merged" (the recount), also m
+ *   what is left of a split chunk is lost                    fewer blocks free than the bitmap has, also m
+ *   a finished sequence keeps its region                     m: "regions: slots" (the recount)
+ *   a group that does not fit keeps the regions it got       faster_transformer_takes_whole_groups
+ *   the copies of a fork are forgotten                       whole_groups_in_order; m: wrong K and V
+ *   a sequence that outlived its region gets the same again  an assertion in qr_sched_admit, also m
+ *   and it is not the one that is preempted                  m: "regions: slots" (the recount)
+ *   drafts are placed beyond the region                      m: an assertion in add_drafts
+ *   free slots count as external though nobody waits         orca_max_batches_seven; m: "slots do not add up"
+ *   slots to come of a finished sequence are still counted   orca_max_batches_seven; m: internal slots below 0
+ *   a batch of faster-transformer stays open                 faster_transformer_runs_whole_batches
+ *   a full step closes it                                    faster_transformer_fills_a_batch_over_steps
+ *   its regions come back one by one                         faster_transformer_runs_whole_batches
+ *   vllm-v0 keeps no blocks back                             vllm_v0_computes_prompts_apart
+ *   vllm-v0 computes prompts beside running sequences        m: "a step of prompts has others too"
+ *   vllm-v0 treats swapped groups as prompts                 m: "a running sequence was left out" */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -261,6 +276,23 @@ static void faster_transformer_runs_whole_batches(void **state)
     qr_sched_destroy(sched);
 }
 
+/* A group that finds two regions of the five it needs takes none. */
+static void faster_transformer_takes_whole_groups(void **state)
+{
+    (void)state;
+    const qr_sched_options options = paper_options(QR_KV_FASTER_TRANSFORMER, 16);
+    qr_sched *sched = sched_of(&options);
+    qr_request_params params = params_of(0, 40, 12);
+    params.n = 5;
+    add(sched, &params);
+    add(sched, &params);
+    run_step(sched);
+    assert_int_equal(stats_of(sched).num_running_seqs, 5);
+    assert_int_equal(stats_of(sched).num_free_blocks, 983 - 5 * 128);
+    while (qr_sched_has_unfinished(sched)) run_step(sched);
+    qr_sched_destroy(sched);
+}
+
 /* A batch whose prompts exceed one step's tokens grows over several steps. */
 static void faster_transformer_fills_a_batch_over_steps(void **state)
 {
@@ -461,6 +493,7 @@ int main(void)
         cmocka_unit_test(whole_groups_in_order),
         cmocka_unit_test(what_cannot_fit_is_refused),
         cmocka_unit_test(faster_transformer_runs_whole_batches),
+        cmocka_unit_test(faster_transformer_takes_whole_groups),
         cmocka_unit_test(faster_transformer_fills_a_batch_over_steps),
         cmocka_unit_test(vllm_v0_computes_prompts_apart),
         cmocka_unit_test(vllm_v0_swaps_whole_groups),
