@@ -1,23 +1,12 @@
 /* Allocation and scheduling policies beside the default one: the buddy allocator against a bitmap, what each policy
  * admits and when, and what the memory is used for. test_sched_model.c runs all of them under random operations.
  *
- * Bugs planted on purpose, one at a time, and what this test or test_sched_model (m) then said:
- *   a freed region is not merged with its buddy              "free, but not merged" (the recount), also m
- *   what is left of a split chunk is lost                    fewer blocks free than the bitmap has, also m
- *   a finished sequence keeps its region                     m: "regions: slots" (the recount)
- *   a group that does not fit keeps the regions it got       faster_transformer_takes_whole_groups
- *   the copies of a fork are forgotten                       whole_groups_in_order; m: wrong K and V
- *   a sequence that outlived its region gets the same again  an assertion in qr_sched_admit, also m
- *   and it is not the one that is preempted                  m: "regions: slots" (the recount)
- *   drafts are placed beyond the region                      m: an assertion in add_drafts
- *   free slots count as external though nobody waits         orca_max_batches_seven; m: "slots do not add up"
- *   slots to come of a finished sequence are still counted   orca_max_batches_seven; m: internal slots below 0
+ * Bugs planted on purpose, one at a time, that only this test finds (tests/e2e/test_planted_bugs.py has the others):
  *   a batch of faster-transformer stays open                 faster_transformer_runs_whole_batches
  *   a full step closes it                                    faster_transformer_fills_a_batch_over_steps
  *   its regions come back one by one                         faster_transformer_runs_whole_batches
- *   vllm-v0 keeps no blocks back                             vllm_v0_computes_prompts_apart
- *   vllm-v0 computes prompts beside running sequences        m: "a step of prompts has others too"
- *   vllm-v0 treats swapped groups as prompts                 m: "a running sequence was left out" */
+ *   a group that does not fit keeps the regions it got       faster_transformer_takes_whole_groups
+ *   vllm-v0 keeps no blocks back                             vllm_v0_computes_prompts_apart */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
