@@ -97,7 +97,7 @@ static void ref_append(const ref_request *ref, ref_seq *seq, int32_t token)
 {
     ref_set(ref, seq, seq->num_tokens++, token);
 }
-static bool model_has_regions(const model *m) { return m->options.kv_allocator >= QR_KV_ORCA_MAX; }
+static bool model_has_regions(const model *m) { return qr_kv_allocator_has_regions(m->options.kv_allocator); }
 
 /* ---- set-up ------------------------------------------------------------------------------------ */
 

@@ -424,7 +424,7 @@ static qr_sched_stats saturate(qr_kv_allocator allocator)
 {
     static int32_t rows[MAX_ROWS][2], prompt[2048];
     const uint32_t num_rows = (uint32_t)read_trace(rows);
-    const qr_sched_options options = paper_options(allocator, allocator >= QR_KV_ORCA_MAX ? 1 : 16);
+    const qr_sched_options options = paper_options(allocator, qr_kv_allocator_has_regions(allocator) ? 1 : 16);
     qr_sched *sched = sched_of(&options);
     random_state = 7;
     for (int i = 0; i < NUM_REQUESTS; i++) {

@@ -307,7 +307,7 @@ static void set_allocator(simulation *s, qr_kv_allocator allocator)
 {
     qr_sched_options *o = &s->sim.sched;
     const int64_t num_slots = o->num_blocks * o->block_size;
-    s->sim.cost.contiguous = allocator != QR_KV_VLLM;
+    s->sim.cost.contiguous = qr_kv_allocator_has_regions(allocator);
     o->kv_allocator = allocator;
     o->block_size = s->sim.cost.contiguous ? 1 : s->args->engine.block_size;
     o->num_blocks = num_slots / o->block_size;

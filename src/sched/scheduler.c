@@ -28,6 +28,8 @@ static const char *const allocator_names[] = {
 
 const char *qr_kv_allocator_name(qr_kv_allocator allocator) { return allocator_names[allocator]; }
 
+bool qr_kv_allocator_has_regions(qr_kv_allocator allocator) { return policies[allocator]->region_slots != NULL; }
+
 bool qr_kv_allocator_parse(const char *name, qr_kv_allocator *out)
 {
     for (int i = 0; i < QR_NUM_KV_ALLOCATORS; i++) {
@@ -65,10 +67,10 @@ static quire_status check_options(const qr_sched_options *o, quire_error *error)
                              o->max_chunk_tokens);
     if (o->max_chunk_tokens > 0 && (!o->enable_chunked_prefill || policies[o->kv_allocator]->whole_prompts))
         return qr_fail_param(error, "max_chunk_tokens", "max_chunk_tokens needs chunked prefill, which is off");
-    if (o->store && (!o->enable_prefix_caching || policies[o->kv_allocator]->region_slots))
+    if (o->store && (!o->enable_prefix_caching || qr_kv_allocator_has_regions(o->kv_allocator)))
         return qr_fail_param(error, "prefix_cache_path", "a stored prefix cache needs prefix caching, which is off");
     const bool swaps = o->preemption_mode != QR_PREEMPT_RECOMPUTE;
-    if (swaps && policies[o->kv_allocator]->region_slots)
+    if (swaps && qr_kv_allocator_has_regions(o->kv_allocator))
         return qr_fail_param(error, "preemption_mode", "%s never preempts: there is nothing to swap",
                              qr_kv_allocator_name(o->kv_allocator));
     if (swaps && (o->num_swap_blocks < 1 || o->num_swap_blocks > INT32_MAX))

@@ -74,6 +74,8 @@ typedef enum qr_kv_allocator {
 const char *qr_kv_allocator_name(qr_kv_allocator allocator);
 /* The opposite; false: there is none of this name. */
 bool qr_kv_allocator_parse(const char *name, qr_kv_allocator *out);
+/* Sequences have contiguous regions; false: blocks anywhere. */
+bool qr_kv_allocator_has_regions(qr_kv_allocator allocator);
 
 typedef struct qr_sched_options {
     qr_kv_allocator kv_allocator;
