@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The table of docs/memory.md: one workload of ShareGPT lengths served under every --kv-allocator.
 
-    bench/policies.py [--model MODEL] [--num-prompts 60] [--request-rate inf] [--slots 8192] [--max-model-len 1024]
+    bench/policies.py [--model MODEL] [--num-prompts 80] [--request-rate inf] [--slots 4096] [--max-model-len 1024]
 
 For each allocator a server of its own, with a KV cache small enough to matter; its clients are `quire bench serve` with
 the same prompts, lengths and arrivals. "running" (requests), and what the slots were used for, are means over all steps
@@ -44,9 +44,9 @@ def serve(args, allocator):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL)
-    parser.add_argument("--num-prompts", type=int, default=60)
+    parser.add_argument("--num-prompts", type=int, default=80)
     parser.add_argument("--request-rate", default="inf")
-    parser.add_argument("--slots", type=int, default=8192)
+    parser.add_argument("--slots", type=int, default=4096)
     parser.add_argument("--max-model-len", type=int, default=1024)
     parser.add_argument("--lengths", default=ROOT / "data" / "traces" / "sharegpt_lengths.csv")
     args = parser.parse_args()
