@@ -18,13 +18,8 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "sched/scheduler.h"
-
-#define FAKE_STORE_CHECK(condition, text)   \
-    do {                                    \
-        if (!(condition)) MODEL_FAIL(text); \
-    } while (0)
 #include "fake_store.h"
+#include "sched/scheduler.h"
 
 enum { MODEL_MAX_LEN = 96, MODEL_MAX_N = 5, MODEL_MAX_REQUESTS = 24, MODEL_MAX_SLOTS = 4096, MODEL_VOCAB = 50 };
 
@@ -140,7 +135,8 @@ static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), vo
     m->drafts = choose(m, 2);
     const uint32_t swap_us = choose(m, 20);
     if (o->enable_prefix_caching && choose(m, 2)) {
-        fake_store_init(&m->store, m->device, o->block_size, 1 + (int)choose(m, 6), m->choose, m->source);
+        fake_store_init(&m->store, m->device, (size_t)o->block_size * sizeof *m->device, o->block_size,
+                        1 + (int)choose(m, 6), m->choose, m->source);
         o->store = &m->store.hooks;
     }
     model_start(m);
@@ -628,13 +624,18 @@ static void model_slots(model *m)
 static void model_step(model *m)
 {
     qr_sched_step step;
+    const uint64_t num_loaded = m->store.num_loaded;
     m->step++;
     if (m->drafts) model_want_drafts(m);
     qr_mem_fail_after(0); /* a step allocates nothing */
     qr_sched_schedule(m->sched, &step);
-    const uint64_t in_schedule = qr_mem_num_allocations();
+    const uint64_t in_schedule = qr_mem_num_allocations(), num_loads = m->store.num_loaded - num_loaded;
     model_preempted(m, &step);
     check_step(m, &step);
+    for (int i = 0; i < step.num_entries; i++)
+        MODEL_CHECK(((ref_request *)step.entries[i].request->user)->admitted ||
+                        num_loads <= (uint64_t)m->store.hooks.max_loads_per_step,
+                    "a running sequence waits for %d loads", (int)num_loads);
     device_copy(m, &step);
     device_forward(m, &step);
     qr_sched_commit_step(m->sched);

@@ -6,7 +6,7 @@
  * Independently of both, a fake device holds a token and a digest of all tokens up to it in each slot, is written
  * through the tables and must read back exactly the tables' tokens; what any findable block holds, in use or free, must
  * be the tokens that it is found by. Hashes are cut to a few bits in most runs, so that different
- * contents collide all the time. */
+ * contents collide all the time. In half of the runs a store is behind the pool. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include "fake_store.h"
 #include "kv/block_table.h"
 #include "long_run.h"
 
@@ -58,6 +59,8 @@ typedef struct world {
     uint64_t last_content, now;
     ref_table refs[NUM_TABLES];
     slot device[MAX_BLOCKS][MAX_BLOCK_SIZE];
+    bool has_store;
+    fake_store store;
     uint64_t num_copies, num_found, num_evicted, num_full_pool, num_in_place;
 } world;
 
@@ -69,6 +72,8 @@ static uint32_t choose(world *w, uint32_t n)
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
     return (uint32_t)((x ^ (x >> 31)) % n);
 }
+
+static uint32_t choose_of(void *w, uint32_t n) { return choose(w, n); }
 
 static int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
@@ -223,7 +228,24 @@ static void op_append_random(world *w, int i)
     op_append(w, i, tokens, num);
 }
 
-/* A new sequence that starts like another one (or its memory): whatever is cached must be found. */
+/* Go on in the store. How many blocks it has is its own affair, what they hold is compared. */
+static void op_load(world *w, int i, qr_token_view view, const int32_t *tokens, int32_t max_tokens)
+{
+    ref_table *t = &w->refs[i];
+    const int32_t max_loads = (int32_t)choose(w, 5), num_free = w->num_free;
+    const int32_t num = qr_block_table_load_prefix(&w->tables[i], w->pool, view, max_tokens, t->key, max_loads);
+    assert_true(num <= max_loads && num <= num_free && (num == 0 || w->has_store));
+    for (int32_t k = 0; k < num; k++) {
+        t->ids[t->num_full] = ref_take(w);
+        t->num_tokens += w->block_size;
+        memcpy(t->tokens, tokens, (size_t)t->num_tokens * sizeof *tokens);
+        ref_commit(w, t);
+    }
+    const bool missed = num < max_loads && t->num_tokens + w->block_size <= max_tokens;
+    if (missed && w->has_store && w->num_free > 0) ref_drop(w, ref_take(w)); /* a block was tried in vain */
+}
+
+/* A new sequence that starts like another one, or like one long ago: whatever is cached must be found. */
 static void op_start(world *w, int i)
 {
     ref_table *t = &w->refs[i];
@@ -231,9 +253,12 @@ static void op_start(world *w, int i)
     const ref_table *like = &w->refs[choose(w, NUM_TABLES)];
     int32_t tokens[MAX_TOKENS];
     const int32_t num = 1 + (int32_t)choose(w, MAX_TOKENS);
-    const int32_t same = (int32_t)choose(w, (uint32_t)num + 1);
+    const int32_t same = choose(w, 2) ? num : (int32_t)choose(w, (uint32_t)num + 1);
+    const int32_t text = (int32_t)choose(w, 8); /* below 5: one that comes again and again */
     for (int32_t k = 0; k < num; k++)
-        tokens[k] = k < same && k < like->num_tokens ? like->tokens[k] : (int32_t)choose(w, VOCAB);
+        tokens[k] = k < same && text < 5               ? (k + text) * (k + 2 * text + 1) / 5 % VOCAB
+                    : k < same && k < like->num_tokens ? like->tokens[k]
+                                                       : (int32_t)choose(w, VOCAB);
     t->key = choose(w, 3) ? like->key : choose(w, 2);
     t->num_full = 0;
 
@@ -253,7 +278,8 @@ static void op_start(world *w, int i)
     const int32_t found = qr_block_table_adopt_prefix(&w->tables[i], w->pool, view, num - 1, t->key);
     assert_int_equal(found, t->num_tokens);
     w->num_found += (uint64_t)found;
-    op_append(w, i, tokens + found, num - found);
+    op_load(w, i, view, tokens, num - 1);
+    op_append(w, i, tokens + t->num_tokens, num - t->num_tokens);
 }
 
 static void op_fork(world *w, int i)
@@ -333,6 +359,9 @@ static void run(world *w, unsigned seed)
     w->caching = choose(w, 6) > 0;
     assert_int_equal(qr_block_pool_create(w->num_blocks, w->block_size, w->caching, &w->pool, NULL), QUIRE_OK);
     qr_block_pool_mask_hashes(w->pool, masks[choose(w, 4)]);
+    w->has_store = w->caching && choose(w, 2);
+    fake_store_init(&w->store, w->device, sizeof w->device[0], w->block_size, 1, choose_of, w);
+    if (w->has_store) qr_block_pool_set_store(w->pool, &w->store.hooks);
     for (int i = 0; i < NUM_TABLES; i++) qr_block_table_init(&w->tables[i], w->ids[i], MAX_TOKENS);
     for (int32_t id = 0; id < w->num_blocks; id++) w->free_ids[w->num_free++] = id;
 
@@ -347,7 +376,7 @@ static void run(world *w, unsigned seed)
             op_fork(w, i);
         else if (op < 27)
             op_trim(w, i);
-        else if (op < 31)
+        else if (op < 31 || choose(w, 8) > 0)
             op_clear(w, i);
         else
             op_reset(w);
@@ -363,6 +392,7 @@ static void random_operations_match_the_reference(void **state)
 {
     (void)state;
     static world w;
+    uint64_t num_kept = 0, num_loaded = 0;
     uint64_t num_copies = 0, num_found = 0, num_evicted = 0, num_full_pool = 0, num_in_place = 0;
     for (unsigned seed; long_run_next(&seeds, &seed);) {
         run(&w, seed);
@@ -371,6 +401,8 @@ static void random_operations_match_the_reference(void **state)
         num_evicted += w.num_evicted;
         num_full_pool += w.num_full_pool;
         num_in_place += w.num_in_place;
+        num_kept += w.store.num_kept;
+        num_loaded += w.store.num_loaded;
     }
     print_message("seeds %u to %u, %llu operations: %llu copies on write, %llu tokens found in the cache, %llu cached "
                   "blocks evicted, "
@@ -379,6 +411,9 @@ static void random_operations_match_the_reference(void **state)
                   (unsigned long long)seeds.done * OPERATIONS_PER_SEED, (unsigned long long)num_copies,
                   (unsigned long long)num_found, (unsigned long long)num_evicted, (unsigned long long)num_full_pool,
                   (unsigned long long)num_in_place);
+    print_message("%llu blocks kept in the store, %llu loaded\n", (unsigned long long)num_kept,
+                  (unsigned long long)num_loaded);
+    assert_true(num_kept > 1000 && num_loaded > 1000);
     assert_true(num_copies > 1000 && num_found > 1000 && num_evicted > 1000 && num_in_place > 100);
 }
 
