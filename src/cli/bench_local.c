@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "cli/bench.h"
+#include "cli/simulate.h"
 
 enum { RETRY_MS = 5 };
 
@@ -142,7 +143,7 @@ static int report_throughput(const qr_cli_args *args, quire_engine *engine, cons
     return qr_bench_emit(result, args->json, args->bench.output_json);
 }
 
-int qr_cli_run_bench_throughput(qr_cli_args *args)
+static int run_throughput(qr_cli_args *args)
 {
     quire_error error;
     quire_model *model = NULL;
@@ -170,6 +171,23 @@ done:
     quire_engine_destroy(engine);
     quire_model_close(model);
     qr_bench_workload_deinit(&workload);
+    return exit_status;
+}
+
+/* A calibration is learnt from a schedule log: the one asked for, or one beside it that is removed again. */
+int qr_cli_run_bench_throughput(qr_cli_args *args)
+{
+    const char *path = args->bench.calibration, *log_path = args->engine.schedule_log;
+    char own_log[4096];
+    if (!path) return run_throughput(args);
+    if (!log_path) {
+        if ((size_t)snprintf(own_log, sizeof own_log, "%s.schedule.part", path) >= sizeof own_log)
+            return qr_cli_fail("%s: the name is too long", path);
+        args->engine.schedule_log = own_log;
+    }
+    int exit_status = run_throughput(args);
+    if (exit_status == QR_CLI_OK) exit_status = qr_cli_write_calibration(args->engine.schedule_log, path);
+    if (!log_path) remove(own_log);
     return exit_status;
 }
 

@@ -5,7 +5,7 @@
  *                ├─ serve.c   generate.c, batch.c, job.c   chat.c       use the engine
  *                ├─ text.c (tokenize, detokenize, render, logits)   inspect.c   pull.c
  *                ├─ bench.c, bench_local.c, bench_serve.c
- *                └─ simulate.c (options in simulate_options.c, charts in simulate_plots.c)   paper.c
+ *                └─ simulate.c (options in simulate_options.c, charts in simulate_plots.c), replay.c   paper.c
  *
  * Rules: standard output is data, standard error is talk. A command returns its exit status: 0 done, 1 failed, 2 wrong
  * use. Only main.c calls exit(). SIGPIPE is ignored; writes to standard output are checked.
@@ -28,13 +28,13 @@ typedef struct qr_cli_bench_args {
     uint64_t seed;
     bool ignore_eos, save_result, save_detailed;
     const char *dataset_name, *dataset_path, *base_url, *endpoint, *model, *metric_percentiles;
-    const char *result_dir, *result_filename, *output_json;
+    const char *result_dir, *result_filename, *output_json, *calibration;
     const char *n_list, *beam_width_list; /* "2,4,6" */
 } qr_cli_bench_args;
 
 typedef struct qr_cli_sim_args {
     const char *plots;
-    const char *model, *device, *calibration, *kv_allocators, *request_rates, *beam_record;
+    const char *model, *device, *calibration, *kv_allocators, *request_rates, *beam_record, *replay;
     int tensor_parallel_size, shared_prefix;
     double speed, duration;
     int64_t num_prompts;

@@ -165,6 +165,13 @@ static const qr_option scheduler_options[] = {
      .help = "guess tokens and check several in one step; the answers stay the same. {\"method\": \"ngram\", "
              "\"num_speculative_tokens\": 4, \"prompt_lookup_max\": 4, \"prompt_lookup_min\": 2} looks the last "
              "tokens up in the text so far"},
+    {.name = "schedule-log",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(engine.schedule_log),
+     .metavar = "FILE",
+     .default_text = "none",
+     .help = "write every request (tokens included) and every step's choice and time to a file, for `quire simulate "
+             "--replay`"},
     {0},
 };
 static const qr_option_group scheduler = {"Scheduling", scheduler_options};
@@ -598,6 +605,8 @@ static const qr_option_group *const pull_groups[] = {&pull_group, &qr_cli_genera
 
 static const qr_option throughput_options[] = {
     DATASET_OPTIONS,
+    BENCH_TEXT("calibration", calibration, "FILE",
+               "fit what a step costs on this machine and write it to a file, for `quire simulate --calibration`"),
     JSON_OPTION("print elapsed_time, num_requests, total_num_tokens, requests_per_second, tokens_per_second"),
     BENCH_TEXT("output-json", output_json, "F", "also write the JSON to this file"),
     {0},

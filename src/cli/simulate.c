@@ -4,10 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cli/cli.h"
+#include "cli/simulate.h"
 #include "cli/simulate_plots.h"
 #include "sim/result.h"
-#include "sim/sim.h"
 
 enum { MAX_RATES = QR_CLI_MAX_SIM_RATES, MAX_ALLOCATORS = QR_NUM_KV_ALLOCATORS };
 
@@ -29,9 +28,7 @@ typedef struct simulation {
 
 /* ---- from options ------------------------------------------------------------------------------ */
 
-typedef quire_status parse_fn(const char *name, const char *text, size_t bytes, void *out, quire_error *error);
-
-static quire_status parse_file(const char *path, parse_fn *parse, void *out, quire_error *error)
+quire_status qr_cli_parse_file(const char *path, qr_cli_parse_fn *parse, void *out, quire_error *error)
 {
     qr_buf buf = {0};
     quire_status status = qr_cli_read_file(path, &buf, error);
@@ -73,15 +70,15 @@ static quire_status choose_machine(simulation *s, quire_error *error)
     if (model)
         cost->model = *model;
     else
-        QR_TRY(parse_file(a->model, parse_model, &cost->model, error));
+        QR_TRY(qr_cli_parse_file(a->model, parse_model, &cost->model, error));
     const qr_sim_setup *setup = qr_sim_find_setup(cost->model.name, a->device, a->tensor_parallel_size);
     const char *device_name = a->device ? a->device : setup ? setup->device : "a100-80gb";
     const qr_sim_device *device = qr_sim_find_device(device_name);
     if (device)
         cost->device = *device;
     else
-        QR_TRY(parse_file(device_name, parse_device, &cost->device, error));
-    if (a->calibration) QR_TRY(parse_file(a->calibration, parse_calibration, &cost->device, error));
+        QR_TRY(qr_cli_parse_file(device_name, parse_device, &cost->device, error));
+    if (a->calibration) QR_TRY(qr_cli_parse_file(a->calibration, parse_calibration, &cost->device, error));
     cost->tensor_parallel_size = a->tensor_parallel_size ? a->tensor_parallel_size
                                  : setup                 ? setup->tensor_parallel_size
                                                          : 1;
@@ -128,7 +125,7 @@ static quire_status load_requests(simulation *s, quire_error *error)
     qr_sim_trace sharegpt = {0};
     if (strcmp(b->dataset_name, "trace") == 0) {
         if (!b->dataset_path) return qr_fail(error, QUIRE_INVALID, "--dataset-name trace needs --dataset-path");
-        return parse_file(b->dataset_path, parse_trace, &s->trace, error);
+        return qr_cli_parse_file(b->dataset_path, parse_trace, &s->trace, error);
     }
     if (b->dataset_path) return qr_fail(error, QUIRE_INVALID, "--dataset-path is for --dataset-name trace");
     if (strcmp(b->dataset_name, "alpaca") == 0)
@@ -203,7 +200,7 @@ static quire_status choose_workload(simulation *s, quire_error *error)
     QR_TRY(choose_allocators(s, error));
     if (width > 1 && a->sampling.n > 1) return qr_fail(error, QUIRE_INVALID, "-n and --beam-width: one of them");
     if (a->sim.beam_record)
-        QR_TRY(parse_file(a->sim.beam_record, parse_beams, &s->beams, error));
+        QR_TRY(qr_cli_parse_file(a->sim.beam_record, parse_beams, &s->beams, error));
     else
         QR_TRY(qr_sim_beams_recorded(&s->beams, error));
     if (width > 1 && s->beams.num_rows[width] == 0)
@@ -365,8 +362,10 @@ int qr_cli_run_simulate(qr_cli_args *args)
     s->sim.on_progress = on_progress;
     s->sim.user = s;
     int exit_status;
-    if (choose_machine(s, &error) != QUIRE_OK || choose_policy(s, &error) != QUIRE_OK ||
-        choose_workload(s, &error) != QUIRE_OK || open_plots(s, &error) != QUIRE_OK) {
+    if (args->sim.replay && choose_machine(s, &error) == QUIRE_OK) {
+        exit_status = qr_cli_replay(args->sim.replay, &s->sim.cost, args->json);
+    } else if (args->sim.replay || choose_machine(s, &error) != QUIRE_OK || choose_policy(s, &error) != QUIRE_OK ||
+               choose_workload(s, &error) != QUIRE_OK || open_plots(s, &error) != QUIRE_OK) {
         exit_status = qr_cli_fail("%s", error.message);
     } else {
         qr_cli_interrupt_catch();

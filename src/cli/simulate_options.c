@@ -163,6 +163,15 @@ static const qr_option workload_options[] = {
 };
 static const qr_option_group workload = {"Workload", workload_options};
 
+static const qr_option replay_options[] = {
+    TEXT(
+        "replay", sim.replay, "LOG", "",
+        "run the requests of a --schedule-log again: check that each step is the one recorded, and compare the time of "
+        "all with --model, --device and --calibration; no other option counts but --json"),
+    {0},
+};
+static const qr_option_group replay = {"Replay", replay_options};
+
 static const qr_option result_options[] = {
     {.name = "json",
      .kind = QR_OPTION_FLAG,
@@ -175,7 +184,8 @@ static const qr_option result_options[] = {
 };
 static const qr_option_group result = {"Result", result_options};
 
-const qr_option_group *const qr_cli_simulate_groups[] = {&machine, &policy, &workload, &result, &qr_cli_general, NULL};
+const qr_option_group *const qr_cli_simulate_groups[] = {&machine, &policy, &workload,       &replay,
+                                                         &replay,  &result, &qr_cli_general, NULL};
 
 void qr_cli_simulate_defaults(qr_cli_args *args)
 {

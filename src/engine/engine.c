@@ -270,6 +270,10 @@ static quire_status create_all(quire_engine *e, quire_error *error)
     QR_TRY(qr_batch_init(&e->batch, o->max_num_batched_tokens, o->max_num_seqs,
                          (o->max_model_len + o->block_size - 1) / o->block_size, error));
     QR_TRY(create_sampling(e, error));
+    if (o->schedule_log)
+        QR_TRY(qr_schedule_log_open(o->schedule_log, e->model->info.name, qr_sched_get_options(e->sched),
+                                    e->spec.num_tokens, &e->schedule_log, error));
+    o->schedule_log = NULL; /* the caller's string */
     init_stats(e);
     publish_store(e);
     if (pthread_create(&e->thread, NULL, engine_main, e) != 0)
@@ -307,6 +311,7 @@ quire_status quire_engine_create(quire_model *model, const quire_engine_options 
 
 static void destroy_parts(quire_engine *e)
 {
+    qr_schedule_log_close(e->schedule_log);
     qr_engine_close_prefix_store(e);
     qr_sched_destroy(e->sched);
     qr_swap_deinit(&e->swap);
@@ -491,6 +496,7 @@ void qr_engine_retire(quire_engine *e, quire_request *r, quire_finish_reason rea
 {
     int num_generated = 0;
     for (int i = 0; i < r->num_seqs; i++) num_generated += r->sched_request->seqs[i].num_output_tokens;
+    qr_schedule_log_finished(e->schedule_log, r->sched_request);
     qr_sched_remove(e->sched, r->sched_request);
     r->sched_request = NULL;
     unlink_live(e, r);
@@ -521,6 +527,7 @@ static void admit(quire_engine *e, quire_request *r)
         close_request(e, r, 0, QUIRE_FINISH_ERROR);
         return;
     }
+    qr_schedule_log_request(e->schedule_log, r->sched_request);
     r->prev = NULL;
     r->next = e->live;
     if (e->live) e->live->prev = r;
@@ -569,10 +576,13 @@ static void *engine_main(void *raw)
         qr_sched_step step;
         const int64_t start_us = qr_clock_us();
         qr_sched_schedule(e->sched, &step);
-        if (step.num_entries > 0)
+        if (step.num_entries > 0) {
+            qr_schedule_log_step(e->schedule_log, &step, start_us);
             qr_engine_run_step(e, &step, start_us);
-        else
+            qr_schedule_log_computed(e->schedule_log);
+        } else {
             qr_sched_commit_step(e->sched);
+        }
 #ifdef QUIRE_CHECKS
         quire_error error;
         if (!qr_sched_has_unfinished(e->sched) && qr_sched_check(e->sched, &error) == QUIRE_INVALID) {

@@ -16,6 +16,7 @@
 #include "engine/prefix_store.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
+#include "engine/schedule_log.h"
 #include "engine/stats.h"
 #include "engine/swap.h"
 
@@ -37,6 +38,7 @@ struct quire_engine {
     qr_swap swap;
     qr_prefix_store *prefix_store; /* NULL: none */
     qr_block_store block_store;    /* between pool and prefix_store */
+    qr_schedule_log *schedule_log; /* NULL: none */
     double compute_us_per_token;   /* measured */
     qr_spec_config spec;
     qr_spec_costs spec_costs;

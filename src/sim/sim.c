@@ -64,6 +64,8 @@ static quire_status add_request(sim *s, quire_error *error)
             .max_output_tokens = script ? script->max_output_tokens : s->next.output_tokens,
             .expected_output_tokens = s->next.output_tokens,
             .n = script ? script->num_seqs : s->workload.options.num_seqs,
+            .extra_key = script ? script->extra_key : 0,
+            .no_prefix_read = script && script->no_prefix_read,
             .lockstep = s->workload.options.beam_search,
             .user = r,
         };

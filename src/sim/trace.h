@@ -19,13 +19,15 @@
 
 enum { QR_SIM_HASH_TOKENS = 512, QR_SIM_MAX_LENGTH = 1 << 24 };
 
-/* A request of which every token is known (schedule_log.h). */
+/* A request of which every token is known (schedule.h). */
 typedef struct qr_sim_script {
     int num_seqs;
-    int32_t max_output_tokens;     /* that it might have had */
-    const int32_t *prompt;         /* [the row's prompt_tokens] */
-    const int32_t *const *outputs; /* [num_seqs] */
-    const int32_t *num_outputs;    /* [num_seqs] >= 1 */
+    int32_t max_output_tokens; /* that it might have had */
+    int32_t *prompt;           /* [the row's prompt_tokens] */
+    int32_t **outputs;         /* [num_seqs] */
+    int32_t *num_outputs;      /* [num_seqs] >= 1 */
+    uint64_t extra_key;        /* as in qr_request_params */
+    bool no_prefix_read;
 } qr_sim_script;
 
 typedef struct qr_sim_row {
