@@ -177,8 +177,8 @@ typedef struct quire_engine_options {
     const char *prefix_cache_path;
     size_t prefix_cache_space_bytes; /* size of that file at most; default 4 GiB */
     uint64_t seed;                   /* key of the random numbers of requests without a seed; default 0 */
-    const char *schedule_log;      /* file that gets every request and step as JSON Lines (docs/simulation.md), prompts
-                                    * and outputs included; NULL: none */
+    const char *schedule_log; /* file that gets every request and step as JSON Lines (docs/simulation.md), prompts
+                               * and outputs included; NULL: none */
     /* Guess tokens and check several in one step; the output is the same, bit for bit. vLLM's JSON:
      * {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2} looks the last
      * tokens up in the sequence itself; NULL: off. */
