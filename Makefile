@@ -79,6 +79,7 @@ $(BUILD)/libquire.a: $(LIB_OBJ)
 
 # What tests and fuzz targets take of the program: an archive, so that each links only what it uses.
 $(BUILD)/libapp.a: $(APP_OBJ)
+	@mkdir -p $(@D)
 	@echo '  AR   $@'
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^

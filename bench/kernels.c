@@ -325,7 +325,7 @@ static void bench_kv_dtypes(attention_shape s)
             double t = seconds();
             if (open[i]) run_attention(&b[i]);
             t = seconds() - t;
-            if (run > 0 && t < best[i]) best[i] = t;
+            if (run > 0 && t > 0 && t < best[i]) best[i] = t;
         }
     for (int i = 0; i < QR_NUM_KV_DTYPES; i++) {
         if (!open[i]) continue;

@@ -12,6 +12,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "engine/model_api.h"
 #include "quire.h"
 
 static quire_model *open_model(const char *path, const char *compute_dtype)
@@ -277,8 +278,55 @@ static void smollm2(void **state)
     json_decref(golden);
 }
 
+/* What each type of KV cache adds to float32. The bounds catch a bug; less than 0.01 is asked of int8. */
+static void kv_cache_types(void **state)
+{
+    (void)state;
+    static const char *const names[] = {
+#define XX(id, name, bytes) [QR_KV_##id] = name,
+        QR_KV_DTYPE_MAP(XX)
+#undef XX
+    };
+    static const double limits[] = {
+        [QR_KV_F16] = 1e-5, [QR_KV_INT8] = 0.002, [QR_KV_FP8_E4M3] = 0.012, [QR_KV_FP8_E5M2] = 0.05};
+    const char *path = smollm2_path();
+    json_t *golden = json_load_file("tests/golden/smollm2-135m-instruct-q4_1.json", 0, NULL);
+    assert_non_null(golden);
+    quire_model *model = open_model(path, "float32");
+    quire_error error;
+    quire_model_info info;
+    quire_model_get_info(model, &info);
+    size_t vocab = (size_t)info.vocab_size, positions = 0, r;
+    double kl[QR_NUM_KV_DTYPES] = {0};
+    json_t *row;
+    json_array_foreach(json_object_get(golden, "rows"), r, row)
+    {
+        size_t num, num_prompt;
+        int32_t *ids = full_ids(row, &num, &num_prompt);
+        float *p = malloc(num * vocab * sizeof *p), *q = malloc(num * vocab * sizeof *q);
+        assert_int_equal(qr_model_api_logits(model, QR_KV_F32, ids, num, p, &error), QUIRE_OK);
+        for (int i = QR_KV_F16; i < QR_NUM_KV_DTYPES; i++) {
+            assert_int_equal(qr_model_api_logits(model, (qr_kv_dtype)i, ids, num, q, &error), QUIRE_OK);
+            kl[i] += kl_sum(p, q, num, vocab);
+        }
+        positions += num;
+        free(p);
+        free(q);
+        free(ids);
+    }
+    for (int i = QR_KV_F16; i < QR_NUM_KV_DTYPES; i++) {
+        kl[i] /= (double)positions;
+        print_message("SmolLM2 float32, KV cache %-8s: mean KL divergence from float32 KV %.6f over %zu positions\n",
+                      names[i], kl[i], positions);
+    }
+    for (int i = QR_KV_F16; i < QR_NUM_KV_DTYPES; i++) assert_true(kl[i] > 0 && kl[i] < limits[i]);
+    quire_model_close(model);
+    json_decref(golden);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(tiny_checkpoints), cmocka_unit_test(smollm2)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(tiny_checkpoints), cmocka_unit_test(smollm2),
+                                       cmocka_unit_test(kv_cache_types)};
     return cmocka_run_group_tests_name("engine_golden", tests, NULL, NULL);
 }

@@ -180,12 +180,13 @@ typedef struct one_prompt {
 
 enum { LOGITS_ROWS = 64 };
 
-static quire_status one_prompt_create(quire_model *m, int num_ids, one_prompt *p, quire_error *error)
+static quire_status one_prompt_create(quire_model *m, qr_kv_dtype kv_dtype, int num_ids, one_prompt *p,
+                                      quire_error *error)
 {
     qr_kv_config kv = qr_model_kv_config(m->model);
     kv.block_size = 16;
     kv.num_blocks = (num_ids + 15) / 16;
-    kv.dtype = m->compute == QR_COMPUTE_FLOAT32 ? QR_KV_F32 : QR_KV_F16;
+    kv.dtype = kv_dtype;
     p->ints = qr_malloc((size_t)num_ids * 3 * sizeof *p->ints);
     p->slot_mapping = qr_malloc((size_t)num_ids * sizeof *p->slot_mapping);
     if (!p->ints || !p->slot_mapping) return qr_fail_nomem(error, "the prompt", (size_t)num_ids * 20);
@@ -219,7 +220,8 @@ static void one_prompt_run(quire_model *m, one_prompt *p, const int32_t *ids, in
     }
 }
 
-quire_status quire_model_logits(quire_model *m, const int32_t *ids, size_t num_ids, float *out, quire_error *error)
+quire_status qr_model_api_logits(quire_model *m, qr_kv_dtype kv_dtype, const int32_t *ids, size_t num_ids, float *out,
+                                 quire_error *error)
 {
     if (!m->model) return qr_fail(error, QUIRE_INVALID, "the model was opened for its vocabulary only");
     if (num_ids < 1 || num_ids > (size_t)m->info.max_position_embeddings)
@@ -230,7 +232,7 @@ quire_status quire_model_logits(quire_model *m, const int32_t *ids, size_t num_i
                                  m->info.vocab_size - 1);
     one_prompt p = {0};
     pthread_mutex_lock(&m->lock);
-    quire_status status = one_prompt_create(m, (int)num_ids, &p, error);
+    quire_status status = one_prompt_create(m, kv_dtype, (int)num_ids, &p, error);
     if (status == QUIRE_OK) one_prompt_run(m, &p, ids, (int)num_ids, out);
     qr_model_workspace_destroy(p.ws);
     if (p.cache) m->backend->ops->kv_cache_destroy(m->backend, p.cache);
@@ -238,6 +240,12 @@ quire_status quire_model_logits(quire_model *m, const int32_t *ids, size_t num_i
     qr_free(p.ints);
     qr_free(p.slot_mapping);
     return status;
+}
+
+quire_status quire_model_logits(quire_model *m, const int32_t *ids, size_t num_ids, float *out, quire_error *error)
+{
+    qr_kv_dtype kv_dtype = m->compute == QR_COMPUTE_FLOAT32 ? QR_KV_F32 : QR_KV_F16;
+    return qr_model_api_logits(m, kv_dtype, ids, num_ids, out, error);
 }
 
 /* ---- text ---------------------------------------------------------------------------------------------- */

@@ -29,4 +29,8 @@ struct quire_model {
     int num_eos_ids;
 };
 
+/* quire_model_logits() over a KV cache of that type; its own is what kv_cache_dtype "auto" means. */
+QUIRE_MUST_USE quire_status qr_model_api_logits(quire_model *model, qr_kv_dtype kv_dtype, const int32_t *ids,
+                                                size_t num_ids, float *out, quire_error *error);
+
 #endif

@@ -63,12 +63,10 @@ static inline v16 v16_from_e5m2(v16_bytes b) /* the upper byte of a float16 */
     const __m128i zero = _mm_setzero_si128();
     BOTH(_mm256_cvtph_ps(_mm_unpacklo_epi8(zero, b)), _mm256_cvtph_ps(_mm_unpackhi_epi8(zero, b)));
 }
-static inline v16 v16_from_e4m3(v16_bytes b) /* sign, 0, 7 bits, 7 zeros: a float16; all ones is NaN */
+static inline v16 v16_from_e4m3(v16_bytes b) /* e4m3_half of vec_ref.h */
 {
-    __m256i h = _mm256_slli_epi16(_mm256_cvtepi8_epi16(b), 7);
-    const __m256i largest = _mm256_set1_epi16(0x3F80);
-    __m256i nan = _mm256_cmpeq_epi16(_mm256_and_si256(h, largest), largest);
-    h = _mm256_or_si256(_mm256_and_si256(h, _mm256_set1_epi16((short)0xBFFF)), nan);
+    __m256i h = _mm256_slli_epi16(_mm256_cvtepi8_epi16(b), 7), carry = _mm256_add_epi16(h, _mm256_set1_epi16(0x80));
+    h = _mm256_xor_si256(h, _mm256_and_si256(carry, _mm256_set1_epi16(0x4000)));
     BOTH(_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1)));
 }
 static inline v16 v16_add(v16 x, v16 y) { BOTH(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)); }

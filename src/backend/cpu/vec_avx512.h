@@ -3,7 +3,6 @@
 #define QR_BACKEND_CPU_VEC_AVX512_H
 
 #include <immintrin.h>
-#include <math.h>
 
 enum { V16_TOKENS = 12, V16_PANELS = 2 };
 
@@ -45,11 +44,11 @@ static inline v16 v16_from_e5m2(v16_bytes b) /* the upper byte of a float16 */
 {
     return _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(b), 8));
 }
-static inline v16 v16_from_e4m3(v16_bytes b) /* sign, 0, 7 bits, 7 zeros: a float16 */
+static inline v16 v16_from_e4m3(v16_bytes b) /* e4m3_half of vec_ref.h */
 {
-    __m256i h = _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(b), 7), _mm256_set1_epi16((short)0xBFFF));
-    __mmask16 number = _mm_cmpneq_epi8_mask(_mm_or_si128(b, _mm_set1_epi8((char)0x80)), _mm_set1_epi8(-1));
-    return _mm512_mask_cvtph_ps(_mm512_set1_ps(NAN), number, h);
+    __m256i h = _mm256_slli_epi16(_mm256_cvtepi8_epi16(b), 7), carry = _mm256_add_epi16(h, _mm256_set1_epi16(0x80));
+    h = _mm256_ternarylogic_epi32(h, carry, _mm256_set1_epi16(0x4000), 0x78); /* h ^ (carry & 0x4000) */
+    return _mm512_cvtph_ps(h);
 }
 static inline v16 v16_add(v16 a, v16 b) { return _mm512_add_ps(a, b); }
 static inline v16 v16_sub(v16 a, v16 b) { return _mm512_sub_ps(a, b); }

@@ -94,11 +94,10 @@ static inline v16 v16_from_e5m2(v16_bytes b) /* the upper byte of a float16 */
 {
     return v16_from_halves(vshll_n_u8(vget_low_u8(b), 8), vshll_n_u8(vget_high_u8(b), 8));
 }
-static inline uint16x8_t v8_e4m3(uint8x8_t b) /* sign, 0, 7 bits, 7 zeros: a float16; all ones is NaN */
+static inline uint16x8_t v8_e4m3(uint8x8_t b) /* e4m3_half of vec_ref.h */
 {
     uint16x8_t h = vreinterpretq_u16_s16(vshlq_n_s16(vmovl_s8(vreinterpret_s8_u8(b)), 7));
-    uint16x8_t largest = vdupq_n_u16(0x3F80), nan = vceqq_u16(vandq_u16(h, largest), largest);
-    return vorrq_u16(vandq_u16(h, vdupq_n_u16(0xBFFF)), nan);
+    return veorq_u16(h, vandq_u16(vaddq_u16(h, vdupq_n_u16(0x80)), vdupq_n_u16(0x4000)));
 }
 static inline v16 v16_from_e4m3(v16_bytes b)
 {

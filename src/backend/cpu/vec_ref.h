@@ -58,10 +58,15 @@ static inline v16_bytes v16_load_bytes_pair(const uint8_t *lo, const uint8_t *hi
 static inline v16_bytes v16_load_bytes(const uint8_t *p) { return v16_load_bytes_pair(p, p + 8); }
 static inline v16 v16_from_s8(v16_bytes b) { EACH((float)(int8_t)b.v[i]); }
 static inline v16 v16_from_e5m2(v16_bytes b) { EACH(qr_f16_to_f32((uint16_t)(b.v[i] << 8))); }
-static inline v16 v16_from_e4m3(v16_bytes b)
+/* The float16 that is 2^-8 of an e4m3 code: sign, 0, the code's other 7 bits, 7 zeros. Shifted with its sign extended
+ * it has the sign in the place of the 0 too, and adding 1 to the 7 bits flips that bit again when they are all ones:
+ * so `h ^ (carry & that bit)` has 0 there, and 1 for NaN, which makes it a NaN. */
+static inline uint16_t e4m3_half(uint8_t code)
 {
-    EACH((b.v[i] & 0x7F) == 0x7F ? NAN : qr_f16_to_f32((uint16_t)((b.v[i] & 0x80) << 8 | (b.v[i] & 0x7F) << 7)));
+    uint16_t h = (uint16_t)((int8_t)code * 128), carry = (uint16_t)(h + 0x80);
+    return h ^ (carry & 0x4000);
 }
+static inline v16 v16_from_e4m3(v16_bytes b) { EACH(qr_f16_to_f32(e4m3_half(b.v[i]))); }
 static inline v16 v16_add(v16 a, v16 b) { EACH(a.v[i] + b.v[i]); }
 static inline v16 v16_sub(v16 a, v16 b) { EACH(a.v[i] - b.v[i]); }
 static inline v16 v16_mul(v16 a, v16 b) { EACH(a.v[i] * b.v[i]); }
