@@ -283,6 +283,32 @@ static void bad_requests_are_named(void **state)
     quire_model_close(model);
 }
 
+static void kv_cache_types_are_named(void **state)
+{
+    (void)state;
+    static const char *const names[][2] = {{"auto", "float32"},     /* computes in float32 */ {"float16", "float16"},
+                                           {"float32", "float32"},  {"int8", "int8"},
+                                           {"fp8", "fp8_e4m3"},     {"fp8_e4m3", "fp8_e4m3"},
+                                           {"fp8_e5m2", "fp8_e5m2"}};
+    quire_model *model = open_tiny(1);
+    quire_engine_options options = small_options();
+    quire_stats stats;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        options.kv_cache_dtype = names[i][0];
+        quire_engine *engine = start(model, &options);
+        quire_engine_get_stats(engine, &stats);
+        assert_string_equal(stats.kv_cache_dtype, names[i][1]);
+        quire_engine_destroy(engine);
+    }
+    quire_engine *none = NULL;
+    quire_error error = {0};
+    options.kv_cache_dtype = "int4";
+    assert_int_equal(quire_engine_create(model, &options, &none, &error), QUIRE_INVALID);
+    assert_string_equal(error.param, "kv_cache_dtype");
+    assert_non_null(strstr(error.message, "int8, fp8, fp8_e4m3 or fp8_e5m2, not 'int4'"));
+    quire_model_close(model);
+}
+
 typedef struct counter {
     pthread_mutex_t lock;
     int outputs, finished;
@@ -453,6 +479,7 @@ int main(void)
         cmocka_unit_test(same_bytes_whatever_runs_beside),
         cmocka_unit_test(prompt_logprobs_and_echo_are_the_logits),
         cmocka_unit_test(bad_requests_are_named),
+        cmocka_unit_test(kv_cache_types_are_named),
         cmocka_unit_test(a_burst_at_an_idle_engine_is_no_queue),
         cmocka_unit_test(aborts_queue_limits_and_drain),
         cmocka_unit_test(destroy_ends_running_requests),

@@ -1,8 +1,10 @@
 /* quire_inspect_json: what a model file holds, and what serving it would take, without packing its weights. */
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/backend.h"
 #include "base/mem.h"
 #include "model/config.h"
 #include "text/tokenizer.h"
@@ -82,6 +84,15 @@ static json_t *tensors_json(const qr_checkpoint *ckpt, json_int_t *parameters, j
     return list;
 }
 
+/* Of all layers, in a cache of that type: "kv_bytes_per_token_int8". */
+static void add_kv_bytes(json_t *plan, const qr_model_config *c, const char *dtype, int value_bytes, int scale_bytes)
+{
+    char key[64];
+    snprintf(key, sizeof key, "kv_bytes_per_token_%s", dtype);
+    json_int_t heads = (json_int_t)c->num_layers * 2 * c->num_kv_heads;
+    json_object_set_new(plan, key, json_integer(heads * ((json_int_t)c->head_size * value_bytes + scale_bytes)));
+}
+
 /* KV bytes per token and what that means, or why the architecture cannot be served. */
 static json_t *plan_json(const qr_checkpoint *ckpt, json_int_t tensor_bytes)
 {
@@ -92,11 +103,15 @@ static json_t *plan_json(const qr_checkpoint *ckpt, json_int_t tensor_bytes)
     if (qr_model_config_read(ckpt, c, &error) != QUIRE_OK) {
         plan = json_pack("{s:b, s:s}", "supported", 0, "reason", error.message);
     } else {
-        json_int_t per_token = (json_int_t)c->num_layers * 2 * c->num_kv_heads * c->head_size * 2;
-        plan = json_pack("{s:b, s:I, s:I, s:I, s:I, s:I}", "supported", 1, "weights_bytes", tensor_bytes,
-                         "kv_bytes_per_token_float16", per_token, "max_position_embeddings",
-                         (json_int_t)c->max_position_embeddings, "kv_bytes_per_full_sequence",
-                         per_token * c->max_position_embeddings, "tokens_per_gib", ((json_int_t)1 << 30) / per_token);
+        json_int_t per_token = /* float16 */
+            (json_int_t)c->num_layers * 2 * c->num_kv_heads * c->head_size * 2;
+        plan = json_pack("{s:b, s:I}", "supported", 1, "weights_bytes", tensor_bytes);
+#define XX(id, name, bytes) add_kv_bytes(plan, c, name, bytes, QR_KV_##id == QR_KV_INT8 ? 2 : 0);
+        QR_KV_DTYPE_MAP(XX)
+#undef XX
+        json_object_set_new(plan, "max_position_embeddings", json_integer(c->max_position_embeddings));
+        json_object_set_new(plan, "kv_bytes_per_full_sequence", json_integer(per_token * c->max_position_embeddings));
+        json_object_set_new(plan, "tokens_per_gib", json_integer(((json_int_t)1 << 30) / per_token));
     }
     qr_free(c);
     return plan;
