@@ -65,11 +65,12 @@ static void add_weights(XXH128_hash_t *h, const qr_checkpoint *ckpt)
     }
 }
 
-void qr_model_fingerprint(const quire_model *m, const char *kv_cache_dtype, uint64_t out[2])
+void qr_model_fingerprint(const quire_model *m, const char *kv_cache_dtype, int block_size, uint64_t out[2])
 {
     XXH128_hash_t hash = {0, 0};
     add_text(&hash, QUIRE_VERSION);
     add_text(&hash, kv_cache_dtype);
+    add(&hash, &block_size, sizeof block_size);
     add_text(&hash, m->info.compute_dtype);
     add(&hash, &m->compute, sizeof m->compute);
     add(&hash, m->info.device, strcspn(m->info.device, " ")); /* "cpu": all instruction sets give the same bits */

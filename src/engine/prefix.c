@@ -48,7 +48,7 @@ quire_status qr_engine_open_prefix_store(quire_engine *e, quire_error *error)
                                    .max_bytes = o->prefix_cache_space_bytes,
                                    .block_size = o->block_size,
                                    .block_bytes = block_bytes};
-    qr_model_fingerprint(e->model, o->kv_cache_dtype, file.fingerprint);
+    qr_model_fingerprint(e->model, o->kv_cache_dtype, o->block_size, file.fingerprint);
     QR_TRY(qr_prefix_store_open(&file, RING_BYTES, &e->prefix_store, error));
     const size_t max_loads = LOAD_BYTES_PER_STEP / block_bytes;
     e->block_store = (qr_block_store){.ctx = e,
