@@ -8,7 +8,13 @@
 
 const double qr_paper_latency_limit = 0.2;
 
-enum { MAX_NUM_SEQS = 256, BLOCK_SIZE = 16, PAPER_BATCHED_TOKENS = 2560, TODAY_BATCHED_TOKENS = 2048 };
+enum {
+    MAX_NUM_SEQS = 256,
+    BLOCK_SIZE = 16,
+    PAPER_BATCHED_TOKENS = 2560,
+    TODAY_BATCHED_TOKENS = 2048,
+    MAX_SINGLE_SLOTS = 4096
+};
 
 typedef struct system_row {
     const char *name;
@@ -43,15 +49,17 @@ static bool keep_going(void *user, double fraction, double seconds, int64_t num_
 static void sched_options(const qr_paper_case *c, const qr_sim_model *model, int64_t num_slots, qr_sched_options *out)
 {
     const bool today = c->system == QR_PAPER_TODAY;
-    /* A region is as long as it needs to be: its blocks are single slots. */
-    const int block_size = has_regions(c->system) ? 1 : c->block_size ? c->block_size : BLOCK_SIZE;
+    const int32_t max_model_len = c->max_model_len ? c->max_model_len : (int32_t)model->max_model_len;
+    int block_size = c->block_size ? c->block_size : BLOCK_SIZE;
+    /* A region is as long as it needs to be: its blocks are single slots, unless there would be too many. */
+    if (has_regions(c->system) && max_model_len <= MAX_SINGLE_SLOTS) block_size = 1;
     *out = (qr_sched_options){
         .kv_allocator = systems[c->system].allocator,
         .num_blocks = num_slots / block_size,
         .block_size = block_size,
         .max_num_seqs = MAX_NUM_SEQS,
         .max_num_batched_tokens = today ? TODAY_BATCHED_TOKENS : PAPER_BATCHED_TOKENS,
-        .max_model_len = c->max_model_len ? c->max_model_len : (int32_t)model->max_model_len,
+        .max_model_len = max_model_len,
         .enable_chunked_prefill = today,
         .enable_prefix_caching = today || c->prefix_caching,
         .preemption_mode = c->swap ? QR_PREEMPT_SWAP : QR_PREEMPT_RECOMPUTE,

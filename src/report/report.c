@@ -53,11 +53,14 @@ static const char page_style[] =
     "table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}"
     "th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}"
     "thead th{background:var(--band);border-bottom:2px solid var(--line)}tbody th{font-weight:normal}"
-    "th.n,td.n{text-align:right;white-space:nowrap}td.note{color:var(--soft);min-width:12rem}"
+    "th.n,td.n{text-align:right;white-space:nowrap}td.note{color:var(--soft);min-width:12rem}td.note:empty{min-width:0;"
+    "padding:0}"
     ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:.75rem;"
     "margin:.75rem 0}"
     ".charts svg{width:100%;height:auto;max-width:36rem;border:1px solid var(--line);border-radius:4px}"
-    "@media print{body{max-width:none;padding:0;font-size:9.5pt}section,tr,.charts svg{break-inside:avoid}"
+    "@media(max-width:40rem){table{font-size:.78rem}th,td{padding:.25rem .3rem}td.note{min-width:6rem}}"
+    "@media print{body{max-width:none;padding:0;font-size:9.5pt}tr,.charts "
+    "svg{break-inside:avoid}h2{break-after:avoid}th,td{padding:.12rem .5rem}"
     "nav{display:none}.charts{grid-template-columns:1fr 1fr}a{color:inherit;text-decoration:none}"
     "@page{margin:15mm}}";
 
