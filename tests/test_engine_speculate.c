@@ -150,25 +150,26 @@ static void bad_configurations_are_explained(void **state)
 static void drafts_are_as_many_as_pay(void **state)
 {
     (void)state;
+    const qr_spec_config config = {.method = QR_SPEC_NGRAM, .adaptive = true};
     qr_spec_costs costs = {0};
     qr_spec_seq seq;
     qr_spec_seq_init(&seq);
     for (int i = 0; i < 200; i++) qr_spec_observe_step(&costs, 1 + i % 8, 1000 + 10 * (1 + i % 8));
     assert_true(costs.us_per_token > 9.9 && costs.us_per_token < 10.1);
     for (int i = 0; i < 100; i++) qr_spec_observe_drafts(&seq, 4, 4);
-    assert_int_equal(qr_spec_num_drafts(&seq, &costs, 6, 1), 6);
-    assert_int_equal(qr_spec_num_drafts(&seq, &costs, 6, 8), 6);
-    assert_int_equal(qr_spec_num_drafts(&seq, &costs, 6, 10000), 0); /* each token costs what it is worth */
+    assert_int_equal(qr_spec_num_drafts(&seq, &config, &costs, 6, 1), 6);
+    assert_int_equal(qr_spec_num_drafts(&seq, &config, &costs, 6, 8), 6);
+    assert_int_equal(qr_spec_num_drafts(&seq, &config, &costs, 6, 10000), 0); /* each token costs what it is worth */
 
     for (int i = 0; i < 200; i++) qr_spec_observe_drafts(&seq, 4, i % 2); /* half of the first ones, no second one */
-    const int num = qr_spec_num_drafts(&seq, &costs, 32, 8);
+    const int num = qr_spec_num_drafts(&seq, &config, &costs, 32, 8);
     assert_true(num > 0 && num < 8);
     for (int i = 0; i < 200; i++) qr_spec_observe_drafts(&seq, 4, 0);
     int sum = 0;
-    for (int i = 0; i < 320; i++) sum += qr_spec_num_drafts(&seq, &costs, 6, 1);
+    for (int i = 0; i < 320; i++) sum += qr_spec_num_drafts(&seq, &config, &costs, 6, 1);
     assert_int_equal(sum, 10); /* one now and then */
     for (int i = 0; i < 30; i++) qr_spec_observe_drafts(&seq, 1, 1);
-    assert_int_equal(qr_spec_num_drafts(&seq, &costs, 6, 1), 6); /* it pays again */
+    assert_int_equal(qr_spec_num_drafts(&seq, &config, &costs, 6, 1), 6); /* it pays again */
 }
 
 int main(void)

@@ -54,39 +54,49 @@ void qr_batch_deinit(qr_batch_builder *b)
     memset(b, 0, sizeof *b);
 }
 
-static void add_row(qr_batch_builder *b, int flat_row, int entry_idx, int prompt_position)
+void qr_batch_begin(qr_batch_builder *b) { b->batch.num_tokens = b->batch.num_reqs = b->batch.num_samples = 0; }
+
+int qr_batch_add(qr_batch_builder *b, const qr_seq *seq, int start, int end, const qr_block_pool *pool)
+{
+    const int block_size = qr_block_pool_block_size(pool), req = b->batch.num_reqs++;
+    const int32_t *ids = seq->table.block_ids;
+    int row = b->query_start_loc[req] = b->batch.num_tokens;
+    for (int p = start; p < end; p++, row++) {
+        b->input_ids[row] = qr_seq_token(seq, p);
+        b->positions[row] = p;
+        b->slot_mapping[row] = (int64_t)ids[p / block_size] * block_size + p % block_size;
+    }
+    memcpy(b->block_table + (size_t)req * (size_t)b->batch.max_blocks, ids,
+           (size_t)((end + block_size - 1) / block_size) * sizeof *ids);
+    b->seq_lens[req] = end;
+    b->query_start_loc[req + 1] = row;
+    return b->batch.num_tokens = row;
+}
+
+void qr_batch_add_row(qr_batch_builder *b, int flat_row, int entry_idx, int prompt_position)
 {
     b->logits_indices[b->batch.num_samples] = flat_row;
     b->rows[b->batch.num_samples++] = (qr_logits_row){entry_idx, prompt_position};
 }
 
+void qr_batch_end(qr_batch_builder *b, const qr_block_pool *pool)
+{
+    qr_batch_find_prefixes(&b->batch, qr_block_pool_block_size(pool), b->prefix_order, b->prefix_blocks);
+}
+
 void qr_batch_build(qr_batch_builder *b, const qr_sched_step *step, const qr_block_pool *pool,
                     bool (*wants_prompt_logprobs)(const qr_request *request))
 {
-    const int block_size = qr_block_pool_block_size(pool);
-    int row = 0;
-    b->batch.num_samples = 0;
-    b->query_start_loc[0] = 0;
+    qr_batch_begin(b);
     for (int e = 0; e < step->num_entries; e++) {
         const qr_sched_entry *entry = &step->entries[e];
-        const qr_seq *seq = entry->seq;
-        const int32_t *ids = seq->table.block_ids;
-        int end = entry->start + entry->num_new_tokens;
-        bool prompt_rows =
-            entry->start < entry->request->num_prompt_tokens - 1 && wants_prompt_logprobs(entry->request);
-        for (int p = entry->start; p < end; p++, row++) {
-            b->input_ids[row] = qr_seq_token(seq, p);
-            b->positions[row] = p;
-            b->slot_mapping[row] = (int64_t)ids[p / block_size] * block_size + p % block_size;
-            if (prompt_rows && p + 1 < entry->request->num_prompt_tokens) add_row(b, row, e, p + 1);
-        }
-        for (int d = entry->num_draft_tokens; entry->samples && d >= 0; d--) add_row(b, row - 1 - d, e, -1);
-        memcpy(b->block_table + (size_t)e * (size_t)b->batch.max_blocks, ids,
-               (size_t)((end + block_size - 1) / block_size) * sizeof *ids);
-        b->seq_lens[e] = end;
-        b->query_start_loc[e + 1] = row;
+        const int num_prompt = entry->request->num_prompt_tokens, start = entry->start,
+                  end = start + entry->num_new_tokens;
+        const int row = qr_batch_add(b, entry->seq, start, end, pool);
+        const bool prompt_rows = start < num_prompt - 1 && wants_prompt_logprobs(entry->request);
+        for (int p = start; prompt_rows && p < end && p + 1 < num_prompt; p++)
+            qr_batch_add_row(b, row - end + p, e, p + 1);
+        for (int d = entry->num_draft_tokens; entry->samples && d >= 0; d--) qr_batch_add_row(b, row - 1 - d, e, -1);
     }
-    b->batch.num_tokens = row;
-    b->batch.num_reqs = step->num_entries;
-    qr_batch_find_prefixes(&b->batch, block_size, b->prefix_order, b->prefix_blocks);
+    qr_batch_end(b, pool);
 }

@@ -32,6 +32,13 @@ QUIRE_MUST_USE quire_status qr_batch_init(qr_batch_builder *b, int max_tokens, i
                                           quire_error *error);
 void qr_batch_deinit(qr_batch_builder *b);
 
+/* Piece by piece: begin, then sequences and rows, then end. add: positions start .. end - 1 of the sequence, drafts
+ * behind its outputs included; returns the flat row after the last. */
+void qr_batch_begin(qr_batch_builder *b);
+int qr_batch_add(qr_batch_builder *b, const qr_seq *seq, int start, int end, const qr_block_pool *pool);
+void qr_batch_add_row(qr_batch_builder *b, int flat_row, int entry_idx, int prompt_position);
+void qr_batch_end(qr_batch_builder *b, const qr_block_pool *pool);
+
 /* Fill b->batch and b->rows from a step. wants_prompt_logprobs(request) says whether prompt rows are needed. */
 void qr_batch_build(qr_batch_builder *b, const qr_sched_step *step, const qr_block_pool *pool,
                     bool (*wants_prompt_logprobs)(const qr_request *request));

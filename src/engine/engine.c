@@ -141,6 +141,10 @@ static quire_status size_pool(quire_engine *e, quire_error *error)
     kv.dtype = e->kv_config.dtype;
     kv.block_size = o->block_size;
     size_t block_bytes = be->ops->kv_block_bytes(be, &kv);
+    if (e->draft) {
+        const qr_kv_config draft_kv = qr_draft_kv_config(e->draft, &kv);
+        block_bytes += be->ops->kv_block_bytes(be, &draft_kv);
+    }
     uint64_t memory = o->kv_cache_memory_bytes;
     if (memory == 0) memory = (uint64_t)((double)qr_memory_available_bytes() * o->gpu_memory_utilization);
     kv.num_blocks = o->num_kv_blocks > 0 ? o->num_kv_blocks : (int64_t)(memory / block_bytes);
@@ -232,7 +236,37 @@ static void init_stats(quire_engine *e)
     s->num_speculative_tokens = e->spec.num_tokens;
     s->kv_cache_dtype = e->options.kv_cache_dtype;
     s->kv_allocator = e->options.kv_allocator;
-    s->kv_cache_bytes = (size_t)e->kv_config.num_blocks * kv_block_bytes(e);
+    size_t block_bytes = kv_block_bytes(e);
+    if (e->draft) {
+        const qr_kv_config draft_kv = qr_draft_kv_config(e->draft, &e->kv_config);
+        block_bytes += e->model->backend->ops->kv_block_bytes(e->model->backend, &draft_kv);
+    }
+    s->kv_cache_bytes = (size_t)e->kv_config.num_blocks * block_bytes;
+}
+
+/* Other engines of the model may be computing. */
+static quire_status with_lock(quire_engine *e, quire_status (*create)(quire_engine *e, quire_error *error),
+                              quire_error *error)
+{
+    pthread_mutex_lock(&e->model->lock);
+    quire_status status = create(e, error);
+    pthread_mutex_unlock(&e->model->lock);
+    return status;
+}
+
+static quire_status load_draft(quire_engine *e, quire_error *error)
+{
+    return qr_draft_load(e->model, e->spec.model, &e->draft, error);
+}
+
+static quire_status create_workspaces(quire_engine *e, quire_error *error)
+{
+    const quire_engine_options *o = &e->options;
+    QR_TRY(qr_model_workspace_create(e->model->model, o->max_num_batched_tokens, e->logits_rows, o->max_model_len,
+                                     &e->ws, error));
+    if (!e->draft) return QUIRE_OK;
+    return qr_draft_reserve(e->draft, &e->kv_config, o->max_num_batched_tokens, o->max_num_seqs, o->max_model_len,
+                            e->logits_rows, error);
 }
 
 static void publish_store(quire_engine *e)
@@ -257,6 +291,7 @@ static quire_status create_all(quire_engine *e, quire_error *error)
     QR_TRY(qr_spec_parse(o->speculative_config, &e->spec, error));
     o->speculative_config = NULL; /* the caller's string */
     QR_TRY(parse_kv_dtype(e, error));
+    if (e->spec.model) QR_TRY(with_lock(e, load_draft, error));
     QR_TRY(size_pool(e, error));
     QR_TRY(be->ops->kv_cache_create(be, &e->kv_config, &e->cache, error));
     QR_TRY(qr_engine_open_prefix_store(e, error));
@@ -265,8 +300,7 @@ static quire_status create_all(quire_engine *e, quire_error *error)
     o->swap_path = o->prefix_cache_path = NULL;               /* the caller's strings */
     e->max_jobs = o->max_num_seqs * (1 + e->spec.num_tokens); /* also for each of n sequences that share one row */
     e->logits_rows = e->max_jobs < MAX_LOGITS_ROWS ? e->max_jobs : MAX_LOGITS_ROWS;
-    QR_TRY(qr_model_workspace_create(e->model->model, o->max_num_batched_tokens, e->logits_rows, o->max_model_len,
-                                     &e->ws, error));
+    QR_TRY(with_lock(e, create_workspaces, error));
     QR_TRY(qr_batch_init(&e->batch, o->max_num_batched_tokens, o->max_num_seqs,
                          (o->max_model_len + o->block_size - 1) / o->block_size, error));
     QR_TRY(create_sampling(e, error));
@@ -327,6 +361,7 @@ static void destroy_parts(quire_engine *e)
     qr_free(e->row_max);
     qr_free(e->row_sum_exp);
     qr_free(e->row_argmax);
+    qr_draft_destroy(e->draft);
     qr_spec_config_deinit(&e->spec);
 }
 

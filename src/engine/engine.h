@@ -13,6 +13,7 @@
 #define QR_ENGINE_ENGINE_H
 
 #include "engine/batch.h"
+#include "engine/draft.h"
 #include "engine/prefix_store.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
@@ -41,6 +42,7 @@ struct quire_engine {
     qr_schedule_log *schedule_log; /* NULL: none */
     double compute_us_per_token;   /* measured */
     qr_spec_config spec;
+    qr_draft *draft; /* NULL without */
     qr_spec_costs spec_costs;
     qr_model_workspace *ws;
     qr_batch_builder batch;
@@ -78,6 +80,14 @@ void qr_engine_run_step(quire_engine *engine, const qr_sched_step *step, int64_t
 QUIRE_MUST_USE quire_status qr_engine_open_prefix_store(quire_engine *engine, quire_error *error);
 /* Save what the pool has cached and close; the engine thread has ended, no request holds blocks. prefix.c */
 void qr_engine_close_prefix_store(quire_engine *engine);
+/* What draft draft_idx of a sequence (0: its next token) is drawn from: a row of logits, whose statistics are in
+ * row_max and so on at `row`. step.c */
+qr_sample_in qr_engine_sample_in(const quire_engine *engine, const qr_seq *seq, int draft_idx, const float *logits,
+                                 int row);
+/* The draft model's part of a step: keep up with the entries' sequences and write their draft tokens, with the model's
+ * lock; after commit_step, note what it has computed. draft_step.c */
+void qr_draft_propose(quire_engine *engine, const qr_sched_step *step);
+void qr_draft_commit(quire_engine *engine, const qr_sched_step *step);
 /* The step's job of one beam; with the last beam's the search advances. beam_step.c */
 void qr_engine_take_beam(quire_engine *engine, int job_idx);
 /* A request has no unfinished sequence left: out of the scheduler, statistics, last reference. engine.c */

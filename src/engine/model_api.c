@@ -94,7 +94,6 @@ static void fill_text_info(quire_model *m)
     }
 }
 
-/* A checkpoint without tokenizer files still runs on token ids. */
 static bool has_tokenizer(const qr_checkpoint *ckpt, quire_status *status, quire_error *error)
 {
     const json_t *json = NULL;
@@ -103,15 +102,21 @@ static bool has_tokenizer(const qr_checkpoint *ckpt, quire_status *status, quire
     return json != NULL;
 }
 
-static quire_status open_text(quire_model *m, quire_error *error)
+quire_status qr_model_tokenizer_create(const qr_checkpoint *ckpt, qr_tokenizer **out, quire_error *error)
 {
     quire_status status = QUIRE_OK;
-    if (!has_tokenizer(m->ckpt, &status, error)) return status;
-    QR_TRY(qr_tokenizer_create(m->ckpt, &m->tokenizer, error));
+    *out = NULL;
+    return has_tokenizer(ckpt, &status, error) ? qr_tokenizer_create(ckpt, out, error) : status;
+}
+
+static quire_status open_text(quire_model *m, quire_error *error)
+{
+    QR_TRY(qr_model_tokenizer_create(m->ckpt, &m->tokenizer, error));
+    if (!m->tokenizer) return QUIRE_OK;
     const char *source = qr_tokenizer_chat_template(m->tokenizer);
     if (!source) return QUIRE_OK;
     quire_error detail;
-    status = qr_chat_template_parse(source, strlen(source), &m->chat_template, &detail);
+    const quire_status status = qr_chat_template_parse(source, strlen(source), &m->chat_template, &detail);
     if (status == QUIRE_OK || status == QUIRE_NOMEM) return status;
     return qr_fail(error, status, "%s: the chat template: %s", qr_checkpoint_path(m->ckpt), detail.message);
 }

@@ -33,4 +33,8 @@ struct quire_model {
 QUIRE_MUST_USE quire_status qr_model_api_logits(quire_model *model, qr_kv_dtype kv_dtype, const int32_t *ids,
                                                 size_t num_ids, float *out, quire_error *error);
 
+/* The checkpoint's tokenizer; *out NULL when it has none: it still runs on token ids. */
+QUIRE_MUST_USE quire_status qr_model_tokenizer_create(const qr_checkpoint *ckpt, qr_tokenizer **out,
+                                                      quire_error *error);
+
 #endif

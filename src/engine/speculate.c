@@ -125,6 +125,13 @@ void qr_spec_observe_step(qr_spec_costs *c, int num_tokens, double us)
     c->us_per_token = slope < 0 ? 0 : min_double(slope, c->us / c->tokens);
 }
 
+void qr_spec_observe_proposal(qr_spec_costs *c, int num_drafts, double us)
+{
+    const double measured = us / num_drafts;
+    if (c->draft_us_per_token == 0) c->draft_us_per_token = measured;
+    c->draft_us_per_token += (measured - c->draft_us_per_token) / 16;
+}
+
 /* r: the cost of one more token in a step of num_tokens, in tokens of such a step. */
 static double relative_cost(const qr_spec_costs *c, int num_tokens)
 {
@@ -135,17 +142,39 @@ static double relative_cost(const qr_spec_costs *c, int num_tokens)
 
 void qr_spec_seq_init(qr_spec_seq *seq) { *seq = (qr_spec_seq){.acceptance = 0.8}; }
 
-int qr_spec_num_drafts(qr_spec_seq *seq, const qr_spec_costs *c, int max_drafts, int num_seqs)
+static int num_that_pay(const qr_spec_seq *seq, const qr_spec_costs *c, int max_drafts, int num_seqs)
 {
-    enum { RETRY = 32 };       /* a draft now and then shows whether the text has become predictable */
     const double margin = 1.1; /* costs are measured: what hardly pays is left alone */
     const double cost = c->us_per_token > 0 ? margin * relative_cost(c, num_seqs) : 0;
     double gain = seq->acceptance;
     int num = 0;
     for (; num < max_drafts && gain > cost; num++) gain *= seq->acceptance;
-    if (num == 0 && ++seq->num_passed < RETRY) return 0;
+    return num;
+}
+
+int qr_spec_num_drafts(qr_spec_seq *seq, const qr_spec_config *config, const qr_spec_costs *c, int max_drafts,
+                       int num_seqs)
+{
+    enum { PATIENCE = 32 };
+    if (!config->adaptive) return max_drafts;
+    const int num = num_that_pay(seq, c, max_drafts, num_seqs);
+    if (num == 0 && ++seq->num_passed < PATIENCE) return 0;
     seq->num_passed = 0;
-    return num > 0 ? num : 1;
+    if (num > 0) return num;
+    if (config->method == QR_SPEC_NGRAM) return 1; /* the text may have become predictable */
+    seq->draft = QR_SPEC_LEFT;
+    return 0;
+}
+
+bool qr_spec_follows(qr_spec_seq *seq, const qr_spec_config *config, qr_spec_costs *c, int num_seqs)
+{
+    enum { ONE_IN = 16 };
+    if (seq->draft == QR_SPEC_UNDECIDED) {
+        const bool pays = !config->adaptive || num_that_pay(seq, c, 1, num_seqs) > 0;
+        seq->draft = pays || ++c->num_refused == ONE_IN ? QR_SPEC_FOLLOWED : QR_SPEC_LEFT;
+        if (seq->draft == QR_SPEC_FOLLOWED) c->num_refused = 0;
+    }
+    return seq->draft == QR_SPEC_FOLLOWED;
 }
 
 void qr_spec_observe_drafts(qr_spec_seq *seq, int num_drafts, int num_accepted)

@@ -41,21 +41,33 @@ typedef struct qr_spec_costs {
     double num, tokens, us, tokens_var, cov; /* running means */
     double us_per_token;                     /* the line's slope; 0 before steps of different size have been seen */
     double draft_us_per_token;               /* a draft model's time; 0 with ngram */
+    int num_refused;                         /* sequences in a row that the draft model does not follow */
 } qr_spec_costs;
 
 /* A step in which every sequence sampled. */
 void qr_spec_observe_step(qr_spec_costs *costs, int num_tokens, double us);
+/* What a draft model took for num_drafts of all sequences. */
+void qr_spec_observe_proposal(qr_spec_costs *costs, int num_drafts, double us);
 
 /* What is known of one sequence. */
 typedef struct qr_spec_seq {
     double acceptance; /* p */
     int num_passed;    /* how often in a row it did not pay */
     qr_ngram *ngram;   /* its tokens, with method ngram */
+
+    enum { QR_SPEC_UNDECIDED, QR_SPEC_FOLLOWED, QR_SPEC_LEFT } draft; /* by the draft model */
+    int num_draft_kv;     /* leading tokens whose K and V are in the draft's cache */
+    int num_draft_blocks; /* leading blocks that are noted as such */
 } qr_spec_seq;
 
 void qr_spec_seq_init(qr_spec_seq *seq);
-/* How many drafts are worth it, 0 .. max_drafts, beside num_seqs sequences that sample one token each. */
-int qr_spec_num_drafts(qr_spec_seq *seq, const qr_spec_costs *costs, int max_drafts, int num_seqs);
+/* How many drafts are worth it, 0 .. max_drafts, among num_seqs sequences that sample one token each. When it has not
+ * been worth it for long, ngram tries one; a draft model leaves the sequence. */
+int qr_spec_num_drafts(qr_spec_seq *seq, const qr_spec_config *config, const qr_spec_costs *costs, int max_drafts,
+                       int num_seqs);
+/* Does the draft model keep up with the sequence? Decided when it is first asked, by what new sequences cost and gain;
+ * a few are followed in any case, to find out. */
+bool qr_spec_follows(qr_spec_seq *seq, const qr_spec_config *config, qr_spec_costs *costs, int num_seqs);
 void qr_spec_observe_drafts(qr_spec_seq *seq, int num_drafts, int num_accepted);
 
 #endif

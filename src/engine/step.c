@@ -40,27 +40,31 @@ static void sample_prompt_row(const chunk *c, int row, qr_sampler_scratch *scrat
                                 request->prompt_logprobs.top_logprobs + at);
 }
 
-static void sample_job(const chunk *c, qr_sample_job *job, qr_sampler_scratch *scratch)
+qr_sample_in qr_engine_sample_in(const quire_engine *e, const qr_seq *seq, int draft_idx, const float *logits, int row)
 {
-    quire_engine *e = c->engine;
-    const qr_seq *seq = job->seq;
-    quire_request *request = request_of(seq->request);
-    const quire_sampling_params *p = &request->params;
-    const float *logits = c->logits + (size_t)job->row * (size_t)e->model->info.vocab_size;
-    const qr_row_stats stats = {e->row_max[job->row], e->row_sum_exp[job->row], e->row_argmax[job->row]};
-    qr_sample_in in = {.logits = logits,
-                       .stats = stats,
-                       .params = p,
+    const quire_request *request = request_of(seq->request);
+    qr_sample_in in = {.logits = logits + (size_t)row * (size_t)e->model->info.vocab_size,
+                       .stats = {e->row_max[row], e->row_sum_exp[row], e->row_argmax[row]},
+                       .params = &request->params,
                        .prompt = request->prompt_ids,
                        .num_prompt = request->num_prompt,
                        .output = seq->output_token_ids,
-                       .num_output = seq->num_output_tokens + job->draft_idx, /* the drafts stand behind the outputs */
+                       .num_output = seq->num_output_tokens + draft_idx, /* the drafts stand behind the outputs */
                        .key = request->key,
                        .seq_index = seq->idx};
-    if (!p->ignore_eos) {
+    if (!request->params.ignore_eos) {
         in.eos_ids = request->model->eos_ids;
         in.num_eos_ids = request->model->num_eos_ids;
     }
+    return in;
+}
+
+static void sample_job(const chunk *c, qr_sample_job *job, qr_sampler_scratch *scratch)
+{
+    quire_engine *e = c->engine;
+    const quire_request *request = request_of(job->seq->request);
+    const quire_sampling_params *p = &request->params;
+    const qr_sample_in in = qr_engine_sample_in(e, job->seq, job->draft_idx, c->logits, job->row);
     if (request->beams) {
         size_t at = (size_t)(job - e->jobs) * QR_MAX_LOGPROBS;
         qr_sampler_beam_candidates(scratch, &in, request->beams->num_candidates, e->top_ids + at, e->top_logprobs + at);
@@ -74,9 +78,9 @@ static void sample_job(const chunk *c, qr_sample_job *job, qr_sampler_scratch *s
                                   .num_top = p->logprobs,
                                   .top_ids = e->top_ids + at,
                                   .top_logprobs = e->top_logprobs + at};
-    qr_sampler_logprob(logits, &stats, e->model->info.vocab_size, job->token, &out->logprob, &out->rank);
+    qr_sampler_logprob(in.logits, &in.stats, e->model->info.vocab_size, job->token, &out->logprob, &out->rank);
     if (p->logprobs > 0)
-        qr_sampler_top_logprobs(scratch, logits, &stats, p->logprobs, e->top_ids + at, e->top_logprobs + at);
+        qr_sampler_top_logprobs(scratch, in.logits, &in.stats, p->logprobs, e->top_ids + at, e->top_logprobs + at);
 }
 
 /* Tiles: first the chunk's prompt rows (tiles of other rows do nothing), then its jobs. */
@@ -209,19 +213,36 @@ static int num_running_seqs(const quire_engine *e)
     return now.num_running_seqs;
 }
 
-/* Guess what follows the sequence's tokens, for its next step. */
-static void propose_drafts(quire_engine *e, qr_seq *seq)
+/* Guess what follows the sequence's tokens, from themselves. Returns how many drafts stand behind the outputs. */
+static int guess_from_ngrams(quire_engine *e, qr_seq *seq, qr_spec_seq *spec)
 {
-    qr_spec_seq *spec = &request_of(seq->request)->seqs[seq->idx].spec;
     int32_t drafts[QUIRE_MAX_SPECULATIVE_TOKENS];
-    if (!spec->ngram) return;
     for (int32_t t = qr_ngram_num_tokens(spec->ngram); t < qr_seq_num_tokens(seq); t++)
         qr_ngram_push(spec->ngram, qr_seq_token(seq, t));
     int num = qr_ngram_propose(spec->ngram, e->spec.num_tokens, drafts);
-    if (num == 0) return;
-    if (e->spec.adaptive) num = qr_spec_num_drafts(spec, &e->spec_costs, num, num_running_seqs(e));
-    num = qr_sched_want_drafts(e->sched, seq, num);
+    const int most = seq->request->max_output_tokens - seq->num_output_tokens;
+    if (num > most) num = most;
     memcpy(seq->output_token_ids + seq->num_output_tokens, drafts, (size_t)num * sizeof *drafts);
+    return num;
+}
+
+/* How many drafts a draft model may make: all, or none while it has not caught up. */
+static int drafts_to_come(const quire_engine *e, const qr_seq *seq, qr_spec_seq *spec)
+{
+    if (spec->num_draft_kv > seq->num_computed_tokens) spec->num_draft_kv = seq->num_computed_tokens;
+    const bool ready = spec->draft == QR_SPEC_FOLLOWED && spec->num_draft_kv >= seq->num_computed_tokens - 1;
+    return ready ? e->spec.num_tokens : 0;
+}
+
+/* Ask for drafts in the sequence's next step, as many as pay. */
+static void want_drafts(quire_engine *e, qr_seq *seq)
+{
+    qr_spec_seq *spec = &request_of(seq->request)->seqs[seq->idx].spec;
+    int num = 0;
+    if (e->spec.method == QR_SPEC_NGRAM) num = guess_from_ngrams(e, seq, spec);
+    if (e->spec.method == QR_SPEC_DRAFT_MODEL) num = drafts_to_come(e, seq, spec);
+    if (num > 0) num = qr_spec_num_drafts(spec, &e->spec, &e->spec_costs, num, num_running_seqs(e));
+    if (num > 0) qr_sched_want_drafts(e->sched, seq, num);
 }
 
 /* The tokens of one sequence, from its job on: one, and one more for each draft that turns out right.
@@ -237,13 +258,13 @@ static int take_tokens(quire_engine *e, int job_idx, int64_t now_us)
         if (finished) return end;
     }
     qr_spec_observe_drafts(&request_of(seq->request)->seqs[seq->idx].spec, end - job_idx - 1, next - job_idx - 1);
-    propose_drafts(e, seq);
+    want_drafts(e, seq);
     return end;
 }
 
-/* When the parts of a step ended, and when it began. */
+/* When the parts of a step ended, and when it began; how long the draft model took before it was scheduled_us. */
 typedef struct step_times {
-    int64_t start_us, scheduled_us, copied_us, computed_us;
+    int64_t start_us, scheduled_us, copied_us, computed_us, draft_us;
 } step_times;
 
 static void observe_step(quire_engine *e, const qr_sched_step *step, const step_times *t)
@@ -255,9 +276,9 @@ static void observe_step(quire_engine *e, const qr_sched_step *step, const step_
     s->num_steps++;
     int64_t end_us = qr_clock_us();
     s->step_seconds += (double)(end_us - t->start_us) * 1e-6;
-    s->schedule_seconds += (double)(t->scheduled_us - t->start_us) * 1e-6;
+    s->schedule_seconds += (double)(t->scheduled_us - t->start_us - t->draft_us) * 1e-6;
     s->copy_seconds += (double)(t->copied_us - t->scheduled_us) * 1e-6;
-    s->forward_seconds += (double)(t->computed_us - t->copied_us) * 1e-6;
+    s->forward_seconds += (double)(t->computed_us - t->copied_us + t->draft_us) * 1e-6;
     s->update_seconds += (double)(end_us - t->computed_us) * 1e-6;
     s->num_preemptions = now.num_preemptions;
     s->num_swapped_groups = now.num_swapped_groups;
@@ -313,10 +334,13 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t star
     qr_backend *be = e->model->backend;
     step_times times = {.start_us = start_us};
     observe_admitted(e, step, start_us);
-    qr_batch_build(&e->batch, step, qr_sched_pool(e->sched), wants_prompt_logprobs);
 
-    times.scheduled_us = qr_clock_us();
     pthread_mutex_lock(&e->model->lock);
+    times.draft_us = qr_clock_us();
+    if (e->draft) qr_draft_propose(e, step);
+    times.draft_us = qr_clock_us() - times.draft_us;
+    qr_batch_build(&e->batch, step, qr_sched_pool(e->sched), wants_prompt_logprobs);
+    times.scheduled_us = qr_clock_us();
     qr_swap_out(&e->swap, step->swap_outs, step->num_swap_outs);
     qr_swap_in(&e->swap, step->swap_ins, step->num_swap_ins);
     if (step->num_copies > 0)
@@ -329,6 +353,7 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t star
     double forward_us = (double)(times.computed_us - times.copied_us);
 
     qr_sched_commit_step(e->sched);
+    if (e->draft) qr_draft_commit(e, step);
     observe_tokens(e, times.computed_us);
     if (all_sample(step)) qr_spec_observe_step(&e->spec_costs, step->num_tokens, forward_us);
     for (int i = 0; i < e->num_jobs;) {

@@ -147,6 +147,11 @@ static block *block_at(const qr_block_pool *pool, int32_t id)
 }
 
 int32_t qr_block_pool_ref_cnt(const qr_block_pool *pool, int32_t block_id) { return block_at(pool, block_id)->ref_cnt; }
+uint64_t qr_block_pool_content_id(const qr_block_pool *pool, int32_t block_id)
+{
+    return block_at(pool, block_id)->content_id;
+}
+
 bool qr_block_pool_is_cached(const qr_block_pool *pool, int32_t block_id)
 {
     return block_at(pool, block_id)->content_id != 0;

@@ -50,6 +50,8 @@ int64_t qr_block_pool_num_refs(const qr_block_pool *pool);   /* sum of ref_cnt o
 int32_t qr_block_pool_num_cached(const qr_block_pool *pool); /* findable blocks, free or in use */
 int32_t qr_block_pool_ref_cnt(const qr_block_pool *pool, int32_t block_id);
 bool qr_block_pool_is_cached(const qr_block_pool *pool, int32_t block_id);
+/* Of a cached block: a number that two blocks share only if all tokens up to their end are the same; else 0. */
+uint64_t qr_block_pool_content_id(const qr_block_pool *pool, int32_t block_id);
 int qr_block_pool_num_live(const qr_block_pool *pool, int32_t block_id); /* as set_live said; 0 after alloc */
 /* Sum of num_live (see set_live) over the blocks in use. */
 int64_t qr_block_pool_num_live_slots(const qr_block_pool *pool);

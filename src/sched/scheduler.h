@@ -195,10 +195,10 @@ bool qr_sched_append_token(qr_sched *sched, qr_seq *seq, int32_t token);
 
 /* Speculation: ask for slots in the next step that samples `seq` (RUNNING, its group forked and not lockstep, at least
  * one output), for num tokens guessed to follow its last one. Before the step is computed the caller writes them to
- * output_token_ids[num_output_tokens ..]. The wish holds until a token is appended. The step fulfils it last of all
- * and maybe in part, from what is left of the budget and from free blocks that no running group is promised; never in
- * a step with preemptions.
- *   returns   the wish, lowered to what max_output_tokens leaves (one token is sampled behind the drafts) */
+ * output_token_ids[num_output_tokens ..]. The wish holds until a token is appended or the group preempted. The step
+ * fulfils it last of all and maybe in part, from what is left of the budget and from free blocks that no running group
+ * is promised; never in a step with preemptions. returns   the wish, lowered to what max_output_tokens leaves (one
+ * token is sampled behind the drafts) */
 int qr_sched_want_drafts(qr_sched *sched, qr_seq *seq, int num);
 
 /* A RUNNING or IDLE sequence is done (status FINISHED_*): its blocks are freed, the last first. The request is finished

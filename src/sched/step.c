@@ -101,6 +101,7 @@ static void preempt(qr_sched *sched, qr_request *request)
         const int32_t num_computed = seq->num_computed_tokens;
         qr_sched_release_seq(sched, seq);
         if (swapped) seq->num_computed_tokens = num_computed;
+        seq->num_draft_tokens = 0;
         if (seq->status != QR_IDLE) seq->status = QR_PREEMPTED;
     }
     if (!swapped) {

@@ -68,6 +68,10 @@ static quire_status reserve(qr_backend *be, int max_tokens, int64_t max_cols, in
 {
     qr_cpu_backend *cpu = qr_cpu(be);
     assert(max_tokens > 0 && max_cols > 0 && max_context > 0);
+    if (max_tokens < cpu->max_tokens) max_tokens = cpu->max_tokens; /* whoever reserved before keeps what it needs */
+    if (max_cols < cpu->max_cols) max_cols = cpu->max_cols;
+    if (max_context < cpu->max_context) max_context = cpu->max_context;
+    if (max_tokens == cpu->max_tokens && max_cols == cpu->max_cols && max_context == cpu->max_context) return QUIRE_OK;
     release_scratch(cpu);
     size_t groups = ((size_t)max_cols + QR_GROUP - 1) / QR_GROUP;
     size_t segments = ((size_t)max_context + QR_ATTEND_SEGMENT - 1) / QR_ATTEND_SEGMENT;
