@@ -181,7 +181,8 @@ typedef struct quire_engine_options {
                                * and outputs included; NULL: none */
     /* Guess tokens and check several in one step; the output is the same, bit for bit. vLLM's JSON:
      * {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4, "prompt_lookup_min": 2} looks the last
-     * tokens up in the sequence itself; NULL: off. */
+     * tokens up in the sequence itself; {"model": PATH, "num_speculative_tokens": 4} asks a smaller model with the same
+     * tokenizer, whose KV cache comes out of the same memory. NULL: off. */
     const char *speculative_config;
 } quire_engine_options;
 
@@ -228,7 +229,8 @@ typedef struct quire_stats {
     uint64_t num_preemptions, num_steps;
     uint64_t num_swapped_groups; /* preemptions that moved the group to swap space */
     uint64_t prompt_tokens, generation_tokens;
-    int num_speculative_tokens; /* drafts at a time at most; 0: no speculation */
+    int num_speculative_tokens;     /* drafts at a time at most; 0: no speculation */
+    const char *speculative_method; /* "ngram" | "draft_model"; "" without; static storage */
     uint64_t spec_decode_num_drafts, spec_decode_num_draft_tokens, spec_decode_num_accepted_tokens;
     uint64_t spec_decode_num_accepted_tokens_per_pos[QUIRE_MAX_SPECULATIVE_TOKENS];
     uint64_t finished_stop, finished_length, finished_abort, finished_error;

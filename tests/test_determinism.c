@@ -61,6 +61,8 @@ typedef struct setting {
 #define NGRAM                                                                           \
     "{\"method\": \"ngram\", \"num_speculative_tokens\": 5, \"prompt_lookup_max\": 3, " \
     "\"prompt_lookup_min\": 1, \"adaptive\": "
+#define DRAFT(model) "{\"model\": \"" model "\", \"num_speculative_tokens\": 4, \"adaptive\": false}"
+#define DEFAULT_PATH "models/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 static uint64_t random_state;
 
@@ -377,6 +379,17 @@ static void check_stored(quire_model *model, const char *path, const workload *w
     for_stored_file(false);
 }
 
+static void run_and_compare(quire_model *model, const char *path, const workload *w, const setting *setting,
+                            const char *name, const run_results *reference, run_results *got)
+{
+    run(model, w, setting, got);
+    compare(path, name, reference, got, w->num_requests);
+    printf("%s, %s: %llu preemptions, %llu of %llu drafts accepted\n", path, name,
+           (unsigned long long)got->num_preemptions, (unsigned long long)got->num_accepted,
+           (unsigned long long)got->num_drafted);
+    free_results(got);
+}
+
 /* Compare the settings of two masks, for 1 and for 2 threads, to one by one; returns all preemptions. */
 static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1, uint32_t mask_2, kind kind)
 {
@@ -399,15 +412,10 @@ static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1,
                 check_stored(model, path, &w, &settings[i], name, &reference);
                 continue;
             }
-            run(model, &w, &settings[i], &got);
-            compare(path, name, &reference, &got, num_requests);
-            printf("%s, %s: %llu preemptions, %llu of %llu drafts accepted\n", path, name,
-                   (unsigned long long)got.num_preemptions, (unsigned long long)got.num_accepted,
-                   (unsigned long long)got.num_drafted);
+            run_and_compare(model, path, &w, &settings[i], name, &reference, &got);
             const char *config = settings[i].speculative_config;
             if (config && strstr(config, "false")) assert_true(got.num_accepted > 20);
             num_preemptions += got.num_preemptions;
-            free_results(&got);
         }
         quire_model_close(model);
     }
@@ -458,7 +466,7 @@ static void default_model(void **state)
 {
     (void)state;
     const char *path = getenv("QUIRE_TEST_MODEL");
-    if (!path) path = "models/SmolLM2-135M-Instruct.Q4_1.gguf";
+    if (!path) path = DEFAULT_PATH;
     if (access(path, R_OK) != 0) {
         printf("no model at %s: make model\n", path);
         skip();
@@ -479,6 +487,51 @@ static int remove_folder(void **state)
     return rmdir(store_folder);
 }
 
+/* A model that guesses for itself is right whenever nothing was lost on the way: in prefixes found, forks, blocks
+ * copied on write, swaps; another model of the vocabulary is mostly wrong. */
+static void check_draft(const char *path, const setting *setting, int num_requests, kind kind, double min_accepted)
+{
+    static workload w;
+    static run_results reference, got;
+    quire_model *model = open_model(path, 1);
+    quire_model_info info;
+    quire_model_get_info(model, &info);
+    make_workload(&w, num_requests, info.vocab_size, kind);
+    run(model, &w, &alone, &reference);
+    run_and_compare(model, path, &w, setting, setting->name, &reference, &got);
+    assert_true(got.num_drafted > 100 && (double)got.num_accepted >= min_accepted * (double)got.num_drafted);
+    assert_true(setting->num_kv_blocks == 0 || got.num_preemptions > 0);
+    free_results(&reference);
+    quire_model_close(model);
+}
+
+static void draft_models(void **state)
+{
+    (void)state;
+    static const char llama[] = "tests/golden/tiny/llama";
+    static const setting itself = {.name = "its own draft", .speculative_config = DRAFT("tests/golden/tiny/llama")};
+    check_draft(llama, &itself, MAX_REQUESTS, TINY, 0.95);
+    check_draft(llama, &itself, MAX_REQUESTS, TINY_SYSTEM_PROMPT, 0.95);
+    setting tight = itself;
+    tight.name = "its own draft, few blocks";
+    tight.num_kv_blocks = 48, tight.block_size = 8, tight.max_num_batched_tokens = 60, tight.max_num_seqs = 23;
+    check_draft(llama, &tight, MAX_REQUESTS, TINY, 0.95);
+    tight.name = "its own draft, few blocks, swapping";
+    tight.swap = true;
+    check_draft(llama, &tight, MAX_REQUESTS, TINY, 0.95);
+    tight.name = "another model, few blocks";
+    tight.speculative_config = DRAFT("tests/golden/tiny/opt");
+    check_draft("tests/golden/tiny/qwen2", &tight, MAX_REQUESTS, TINY, 0);
+}
+
+static void default_model_drafts_for_itself(void **state)
+{
+    (void)state;
+    static const setting itself = {.name = "its own draft", .speculative_config = DRAFT(DEFAULT_PATH)};
+    if (access(DEFAULT_PATH, R_OK) != 0) skip();
+    check_draft(DEFAULT_PATH, &itself, 6, DEFAULT_MODEL, 0.95);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -487,6 +540,8 @@ int main(void)
         cmocka_unit_test(quantized_kv_caches),
         cmocka_unit_test(other_architectures),
         cmocka_unit_test(default_model),
+        cmocka_unit_test(draft_models),
+        cmocka_unit_test(default_model_drafts_for_itself),
     };
     return cmocka_run_group_tests_name("determinism", tests, make_folder, remove_folder);
 }

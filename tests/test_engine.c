@@ -425,6 +425,29 @@ static void destroy_ends_running_requests(void **state)
     quire_model_close(model);
 }
 
+static void logits_of_one_prompt_leave_the_engine_its_memory(void **state)
+{
+    (void)state;
+    static result out;
+    quire_model *model = open_tiny(1);
+    quire_engine_options options = small_options();
+    quire_engine *engine = start(model, &options);
+    int32_t prompt[200];
+    float logits[VOCAB];
+    quire_request_options request_options;
+    quire_request *request = NULL;
+    quire_error error;
+    make_request(0, prompt, &request_options);
+    for (int i = 0; i < 200; i++) prompt[i] = 3 + i;
+    request_options.num_prompt_tokens = 200;
+    assert_int_equal(quire_model_logits(model, prompt, 1, logits, &error), QUIRE_OK);
+    assert_int_equal(quire_submit(engine, &request_options, &request, &error), QUIRE_OK);
+    collect(request, &out);
+    assert_int_equal(out.reason[0], QUIRE_FINISH_LENGTH);
+    quire_engine_destroy(engine);
+    quire_model_close(model);
+}
+
 static void failed_allocations_change_nothing(void **state)
 {
     (void)state;
@@ -442,14 +465,20 @@ static void failed_allocations_change_nothing(void **state)
         assert_true(n < 100000);
     }
     quire_engine_options engine_options = small_options();
-    engine_options.speculative_config = "{\"method\": \"ngram\", \"num_speculative_tokens\": 3}";
     quire_engine *engine = NULL;
-    for (uint64_t n = 0; !engine; n++) {
-        qr_mem_fail_after(n);
-        quire_status status = quire_engine_create(model, &engine_options, &engine, &error);
-        qr_mem_fail_off();
-        if (status != QUIRE_OK) assert_int_equal(status, QUIRE_NOMEM);
-        assert_true(n < 1000);
+    static const char *const configs[] = {"{\"model\": \"tests/golden/tiny/llama\", \"num_speculative_tokens\": 3}",
+                                          "{\"method\": \"ngram\", \"num_speculative_tokens\": 3}"};
+    for (int i = 0; i < 2; i++) {
+        quire_engine_destroy(engine);
+        engine = NULL;
+        engine_options.speculative_config = configs[i];
+        for (uint64_t n = 0; !engine; n++) {
+            qr_mem_fail_after(n);
+            quire_status status = quire_engine_create(model, &engine_options, &engine, &error);
+            qr_mem_fail_off();
+            if (status != QUIRE_OK) assert_int_equal(status, QUIRE_NOMEM);
+            assert_true(n < 10000);
+        }
     }
     quire_request *request = NULL;
     int32_t prompt[128];
@@ -483,6 +512,7 @@ int main(void)
         cmocka_unit_test(a_burst_at_an_idle_engine_is_no_queue),
         cmocka_unit_test(aborts_queue_limits_and_drain),
         cmocka_unit_test(destroy_ends_running_requests),
+        cmocka_unit_test(logits_of_one_prompt_leave_the_engine_its_memory),
         cmocka_unit_test(failed_allocations_change_nothing),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);

@@ -1,10 +1,14 @@
 /* speculate: the n-gram index against a plain search, the configuration's errors, how many drafts pay. That speculation
  * changes no output is in test_determinism.c. */
+#define _XOPEN_SOURCE 700
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -145,6 +149,84 @@ static void bad_configurations_are_explained(void **state)
     }
 }
 
+static void write_file(const char *folder, const char *name, const char *text)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    assert_true(fputs(text, file) >= 0);
+    assert_int_equal(fclose(file), 0);
+}
+
+/* The tiny model in a new folder, with a tokenizer whose token 1 is `second`. */
+static void make_model(char *folder, const char *second)
+{
+    static const char *const links[] = {"config.json", "model.safetensors"};
+    char text[256], cwd[256], target[600], link[300];
+    assert_non_null(mkdtemp(folder));
+    assert_non_null(getcwd(cwd, sizeof cwd));
+    for (int i = 0; i < 2; i++) {
+        snprintf(target, sizeof target, "%s/tests/golden/tiny/llama/%s", cwd, links[i]);
+        snprintf(link, sizeof link, "%s/%s", folder, links[i]);
+        assert_int_equal(symlink(target, link), 0);
+    }
+    snprintf(text, sizeof text,
+             "{\"pre_tokenizer\": {\"type\": \"ByteLevel\"}, \"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, "
+             "\"%s\": 1}, \"merges\": []}}",
+             second);
+    write_file(folder, "tokenizer.json", text);
+}
+
+static void remove_model(const char *folder)
+{
+    static const char *const names[] = {"config.json", "model.safetensors", "tokenizer.json"};
+    char path[300];
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        assert_int_equal(unlink(path), 0);
+    }
+    assert_int_equal(rmdir(folder), 0);
+}
+
+/* The error of an engine of `path` with the draft model. */
+static void expect_refused(const char *path, const char *draft, const char *why)
+{
+    quire_model_options model_options;
+    quire_engine_options options;
+    quire_model *model;
+    quire_engine *engine;
+    quire_error error;
+    char config[400];
+    quire_model_options_init(&model_options);
+    model_options.threads = 1;
+    if (quire_model_open(path, &model_options, &model, &error) != QUIRE_OK) fail_msg("%s", error.message);
+    quire_engine_options_init(&options);
+    options.num_kv_blocks = 10;
+    snprintf(config, sizeof config, "{\"model\": \"%s\", \"num_speculative_tokens\": 2}", draft);
+    options.speculative_config = config;
+    assert_int_equal(quire_engine_create(model, &options, &engine, &error), QUIRE_INVALID);
+    if (!strstr(error.message, why)) fail_msg("%s", error.message);
+    assert_string_equal(error.param, "speculative_config");
+    quire_model_close(model);
+}
+
+static void draft_models_must_share_the_tokenizer(void **state)
+{
+    (void)state;
+    static const char llama[] = "tests/golden/tiny/llama";
+    char ab[] = "build/draft_ab_XXXXXX", ac[] = "build/draft_ac_XXXXXX";
+    make_model(ab, "b");
+    make_model(ac, "c");
+    expect_refused(llama, "tests/no-such-model", "no such file");
+    expect_refused(llama, "tests/golden/tiny/llama/config.json", "draft model");
+    expect_refused(llama, ab, "has a tokenizer, the model has none");
+    expect_refused(ab, llama, "has no tokenizer, the model has one");
+    expect_refused(ab, ac, "token 1 is 'c', not 'b'");
+    remove_model(ab);
+    remove_model(ac);
+}
+
 /* ---- how many ---------------------------------------------------------------------------------- */
 
 static void drafts_are_as_many_as_pay(void **state)
@@ -172,12 +254,40 @@ static void drafts_are_as_many_as_pay(void **state)
     assert_int_equal(qr_spec_num_drafts(&seq, &config, &costs, 6, 1), 6); /* it pays again */
 }
 
+static void the_draft_model_leaves_what_does_not_pay(void **state)
+{
+    (void)state;
+    const qr_spec_config config = {.method = QR_SPEC_DRAFT_MODEL, .adaptive = true};
+    qr_spec_costs costs = {0};
+    qr_spec_seq seq;
+    qr_spec_seq_init(&seq);
+    assert_true(qr_spec_follows(&seq, &config, &costs, 1)); /* nothing is known yet */
+    for (int i = 0; i < 200; i++) qr_spec_observe_step(&costs, 1 + i % 8, 1000 + 10 * (1 + i % 8));
+    for (int i = 0; i < 100; i++) qr_spec_observe_proposal(&costs, 4, 400);
+    assert_true(qr_spec_num_drafts(&seq, &config, &costs, 4, 1) > 0);
+    for (int i = 0; i < 100; i++) qr_spec_observe_proposal(&costs, 4, 8000); /* as dear as the model itself */
+    int num_asked = 0;
+    while (qr_spec_follows(&seq, &config, &costs, 1) && num_asked++ < 100)
+        assert_int_equal(qr_spec_num_drafts(&seq, &config, &costs, 4, 1), 0);
+    assert_int_equal(num_asked, 32);
+    int num_followed = 0;
+    for (int i = 0; i < 160; i++) {
+        qr_spec_seq_init(&seq);
+        num_followed += qr_spec_follows(&seq, &config, &costs, 1);
+    }
+    assert_int_equal(num_followed, 10); /* to find out whether it still does not */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(drafts_are_what_followed_before), cmocka_unit_test(the_index_finds_what_a_search_finds),
-        cmocka_unit_test(the_configuration_is_vllms),      cmocka_unit_test(bad_configurations_are_explained),
+        cmocka_unit_test(drafts_are_what_followed_before),
+        cmocka_unit_test(the_index_finds_what_a_search_finds),
+        cmocka_unit_test(the_configuration_is_vllms),
+        cmocka_unit_test(bad_configurations_are_explained),
+        cmocka_unit_test(draft_models_must_share_the_tokenizer),
         cmocka_unit_test(drafts_are_as_many_as_pay),
+        cmocka_unit_test(the_draft_model_leaves_what_does_not_pay),
     };
     return cmocka_run_group_tests_name("speculate", tests, NULL, NULL);
 }

@@ -119,7 +119,8 @@ typedef struct qr_backend_ops {
     /* ---- memory */
     void *(*buffer_alloc)(qr_backend *be, size_t bytes); /* 64-byte aligned, zeroed; NULL on failure */
     void (*buffer_free)(qr_backend *be, void *ptr, size_t bytes);
-    /* Scratch for batches of up to max_tokens rows, matrices of up to max_cols inputs, contexts of max_context. */
+    /* Scratch for batches of up to max_tokens rows, matrices of up to max_cols inputs, contexts of max_context, and for
+     * all that was reserved before. */
     quire_status (*reserve)(qr_backend *be, int max_tokens, int64_t max_cols, int max_context, quire_error *error);
 
     /* ---- weights

@@ -164,7 +164,8 @@ static const qr_option scheduler_options[] = {
      .default_text = "off",
      .help = "guess tokens and check several in one step; the answers stay the same. {\"method\": \"ngram\", "
              "\"num_speculative_tokens\": 4, \"prompt_lookup_max\": 4, \"prompt_lookup_min\": 2} looks the last "
-             "tokens up in the text so far"},
+             "tokens up in the text so far; {\"model\": \"small.gguf\", \"num_speculative_tokens\": 4} asks a smaller "
+             "model with the same tokenizer"},
     {.name = "schedule-log",
      .kind = QR_OPTION_STRING,
      .offset = AT(engine.schedule_log),

@@ -77,6 +77,9 @@ void qr_cli_describe(const quire_model *model, quire_engine *engine)
     if (stats.max_prefix_store_blocks > 0)
         qr_cli_note("prefixes  %lld blocks stored, room for %lld", (long long)stats.num_prefix_store_blocks,
                     (long long)stats.max_prefix_store_blocks);
+    if (stats.num_speculative_tokens > 0)
+        qr_cli_note("drafts    %d tokens at a time at most (%s)", stats.num_speculative_tokens,
+                    stats.speculative_method);
 }
 
 /* ---- input ------------------------------------------------------------------------------------ */

@@ -234,6 +234,7 @@ static void init_stats(quire_engine *e)
     s->max_num_seqs = e->options.max_num_seqs;
     s->max_num_batched_tokens = e->options.max_num_batched_tokens;
     s->num_speculative_tokens = e->spec.num_tokens;
+    s->speculative_method = qr_spec_method_name(e->spec.method);
     s->kv_cache_dtype = e->options.kv_cache_dtype;
     s->kv_allocator = e->options.kv_allocator;
     size_t block_bytes = kv_block_bytes(e);

@@ -28,15 +28,20 @@ static quire_status read_int(const json_t *object, const char *name, int max, in
     return QUIRE_OK;
 }
 
+const char *qr_spec_method_name(qr_spec_method method)
+{
+    static const char *const names[] = {
+        [QR_SPEC_OFF] = "", [QR_SPEC_NGRAM] = "ngram", [QR_SPEC_DRAFT_MODEL] = "draft_model"};
+    return names[method];
+}
+
 static quire_status read_method(const json_t *object, qr_spec_config *out, quire_error *error)
 {
     const json_t *method = json_object_get(object, "method"), *model = json_object_get(object, "model");
     const char *name = method ? json_string_value(method) : model ? "draft_model" : NULL;
-    if (name && strcmp(name, "ngram") == 0)
-        out->method = QR_SPEC_NGRAM;
-    else if (name && strcmp(name, "draft_model") == 0)
-        out->method = QR_SPEC_DRAFT_MODEL;
-    else
+    for (int i = QR_SPEC_NGRAM; i <= QR_SPEC_DRAFT_MODEL && name; i++)
+        if (strcmp(name, qr_spec_method_name((qr_spec_method)i)) == 0) out->method = (qr_spec_method)i;
+    if (out->method == QR_SPEC_OFF)
         return bad(error, "give \"method\": \"ngram\", or \"model\": the path of a draft model");
     return QUIRE_OK;
 }
@@ -58,7 +63,7 @@ static quire_status check_fields(const json_t *object, const qr_spec_config *con
         if (i == count)
             return qr_fail_param(error, "speculative_config",
                                  "speculative_config: method %s has no field \"%.40s\"; it takes %s",
-                                 is_ngram ? "ngram" : "draft_model", key,
+                                 qr_spec_method_name(config->method), key,
                                  is_ngram ? "num_speculative_tokens, prompt_lookup_max, prompt_lookup_min and adaptive"
                                           : "model, num_speculative_tokens and adaptive");
     }

@@ -34,6 +34,7 @@ typedef struct qr_spec_config {
  * {"model": PATH, "num_speculative_tokens": 4}; both may have "adaptive": false. NULL: off.
  *   returns  OK | INVALID (error->param "speculative_config") | NOMEM; deinit in any case */
 QUIRE_MUST_USE quire_status qr_spec_parse(const char *json, qr_spec_config *out, quire_error *error);
+const char *qr_spec_method_name(qr_spec_method method); /* "ngram"; "" for off */
 void qr_spec_config_deinit(qr_spec_config *config);
 
 /* Time of a step of n tokens as a line fixed + per_token * n, fitted to the steps so far, the latest most. */
