@@ -267,6 +267,7 @@ typedef struct step_times {
     int64_t start_us, scheduled_us, copied_us, computed_us, draft_us;
 } step_times;
 
+/* Before the step's outputs: who sees the last one finds the step counted. */
 static void observe_step(quire_engine *e, const qr_sched_step *step, const step_times *t)
 {
     qr_sched_stats now;
@@ -274,12 +275,9 @@ static void observe_step(quire_engine *e, const qr_sched_step *step, const step_
     pthread_mutex_lock(&e->lock);
     quire_stats *s = &e->stats;
     s->num_steps++;
-    int64_t end_us = qr_clock_us();
-    s->step_seconds += (double)(end_us - t->start_us) * 1e-6;
     s->schedule_seconds += (double)(t->scheduled_us - t->start_us - t->draft_us) * 1e-6;
     s->copy_seconds += (double)(t->copied_us - t->scheduled_us) * 1e-6;
     s->forward_seconds += (double)(t->computed_us - t->copied_us + t->draft_us) * 1e-6;
-    s->update_seconds += (double)(end_us - t->computed_us) * 1e-6;
     s->num_preemptions = now.num_preemptions;
     s->num_swapped_groups = now.num_swapped_groups;
     s->live_slot_fraction = now.live_slot_fraction;
@@ -295,6 +293,15 @@ static void observe_step(quire_engine *e, const qr_sched_step *step, const step_
     s->external_prefix_cache_queries = now.store_queries;
     s->external_prefix_cache_hits = now.store_hits;
     qr_histogram_observe(&s->iteration_tokens, step->num_tokens);
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void observe_end(quire_engine *e, const step_times *t)
+{
+    int64_t end_us = qr_clock_us();
+    pthread_mutex_lock(&e->lock);
+    e->stats.step_seconds += (double)(end_us - t->start_us) * 1e-6;
+    e->stats.update_seconds += (double)(end_us - t->computed_us) * 1e-6;
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -354,6 +361,7 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t star
 
     qr_sched_commit_step(e->sched);
     if (e->draft) qr_draft_commit(e, step);
+    observe_step(e, step, &times);
     observe_tokens(e, times.computed_us);
     if (all_sample(step)) qr_spec_observe_step(&e->spec_costs, step->num_tokens, forward_us);
     for (int i = 0; i < e->num_jobs;) {
@@ -363,5 +371,5 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t star
             i = take_tokens(e, i, times.computed_us);
     }
     measure_costs(e, forward_us / step->num_tokens);
-    observe_step(e, step, &times);
+    observe_end(e, &times);
 }
