@@ -18,6 +18,7 @@ static quire_error error;
 static void open_paper(qr_paper *paper, const qr_paper_options *options)
 {
     *paper = (qr_paper){.options = options, .error = &error};
+    assert_int_equal(qr_paper_calibrate(paper), QUIRE_OK);
     assert_int_equal(qr_pool_create(2, &paper->pool, &error), QUIRE_OK);
     assert_int_equal(qr_sim_trace_sharegpt_paper(&paper->sharegpt, &error), QUIRE_OK);
 }
@@ -82,6 +83,22 @@ static void sweeps_close_in_on_the_limit(void **state)
     close_paper(&paper);
 }
 
+static void calibration_replaces_constants(void **state)
+{
+    (void)state;
+    qr_paper_options options = {.hours = 1, .seed = 1, .calibration = "{\"step_us\": 12000, \"seq_us\": 30}"};
+    qr_paper paper = {.options = &options, .error = &error};
+    assert_int_equal(qr_paper_calibrate(&paper), QUIRE_OK);
+    assert_true(qr_paper_device(&paper, "a100-40gb")->step_us == 12000);
+    assert_true(qr_paper_device(&paper, "h100")->seq_us == 30);
+    assert_true(qr_paper_device(&paper, "h100")->tflops == qr_sim_find_device("h100")->tflops);
+    qr_report *report;
+    options.calibration = "{\"step\": 1}";
+    assert_int_equal(qr_report_create("bad", &report, &error), QUIRE_OK);
+    assert_int_equal(qr_paper_run(&options, report, &error), QUIRE_FORMAT);
+    qr_report_destroy(report);
+}
+
 static bool stop_at_once(void *user, const char *figure, double fraction)
 {
     (void)user, (void)figure, (void)fraction;
@@ -117,9 +134,8 @@ static void failed_allocations_are_reported(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(memory_and_batches_are_the_papers),
-        cmocka_unit_test(sweeps_close_in_on_the_limit),
-        cmocka_unit_test(interruption_ends_it),
+        cmocka_unit_test(memory_and_batches_are_the_papers), cmocka_unit_test(sweeps_close_in_on_the_limit),
+        cmocka_unit_test(calibration_replaces_constants),    cmocka_unit_test(interruption_ends_it),
         cmocka_unit_test(failed_allocations_are_reported),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,6 +17,12 @@ static const qr_option paper_options[] = {
      .min = 0.001,
      .max = 24,
      .help = "virtual time for which requests arrive in each run; the paper has 1"},
+    {.name = "calibration",
+     .kind = QR_OPTION_STRING,
+     .offset = offsetof(qr_cli_args, sim.calibration),
+     .metavar = "FILE",
+     .default_text = "",
+     .help = "constants in place of the devices', such as {\"step_us\": 12000, \"seq_us\": 30}"},
     {.name = "trace",
      .kind = QR_OPTION_LIST,
      .offset = offsetof(qr_cli_args, paper.traces),
@@ -68,13 +74,23 @@ static quire_status load_traces(const qr_option_list *files, qr_sim_trace *trace
     return QUIRE_OK;
 }
 
-static quire_status run(const qr_cli_args *args, const qr_paper_options *options, quire_error *error)
+static quire_status write_page(const char *dir, const qr_paper_options *options, quire_error *error)
 {
     qr_report *report;
     QR_TRY(qr_report_create("The PagedAttention paper's evaluation, by quire", &report, error));
     quire_status status = qr_paper_run(options, report, error);
-    if (status == QUIRE_OK) status = qr_report_save(report, args->out, error);
+    if (status == QUIRE_OK) status = qr_report_save(report, dir, error);
     qr_report_destroy(report);
+    return status;
+}
+
+static quire_status run(const qr_cli_args *args, qr_paper_options *options, quire_error *error)
+{
+    qr_buf calibration = {0};
+    if (args->sim.calibration) QR_TRY(qr_cli_read_file(args->sim.calibration, &calibration, error));
+    if (args->sim.calibration) options->calibration = calibration.data ? calibration.data : "";
+    const quire_status status = write_page(args->out, options, error);
+    qr_free(calibration.data);
     return status;
 }
 
@@ -86,13 +102,13 @@ int qr_cli_run_paper(qr_cli_args *args)
     qr_cli_progress progress;
     if (args->paper.traces.count > QR_PAPER_MAX_TRACES)
         return qr_cli_usage_error("paper", "--trace: at most %d", QR_PAPER_MAX_TRACES);
-    const qr_paper_options options = {.hours = args->paper.hours,
-                                      .num_threads = args->model.threads,
-                                      .seed = args->seed,
-                                      .traces = named,
-                                      .num_traces = args->paper.traces.count,
-                                      .on_progress = on_progress,
-                                      .user = &progress};
+    qr_paper_options options = {.hours = args->paper.hours,
+                                .num_threads = args->model.threads,
+                                .seed = args->seed,
+                                .traces = named,
+                                .num_traces = args->paper.traces.count,
+                                .on_progress = on_progress,
+                                .user = &progress};
     quire_status status = load_traces(&args->paper.traces, traces, named, &error);
     if (status == QUIRE_OK) {
         qr_cli_interrupt_catch();

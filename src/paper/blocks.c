@@ -6,10 +6,10 @@
 #include "paper/cases.h"
 
 /* OPT-13B on its device with blocks of so many tokens. */
-static qr_sim_cost cost_of(int block_size, bool contiguous)
+static qr_sim_cost cost_of(const qr_paper *paper, int block_size, bool contiguous)
 {
     const qr_sim_setup *setup = qr_sim_find_setup("opt-13b", NULL, 0);
-    return (qr_sim_cost){.device = *qr_sim_find_device(setup->device),
+    return (qr_sim_cost){.device = *qr_paper_device(paper, setup->device),
                          .model = *qr_sim_find_model("opt-13b"),
                          .tensor_parallel_size = setup->tensor_parallel_size,
                          .block_size = block_size,
@@ -22,9 +22,9 @@ enum { NUM_SIZES = 9 };
 static const double sizes[NUM_SIZES] = {1, 2, 4, 8, 16, 32, 64, 128, 256};
 
 /* Attention over the same context, paged against contiguous. */
-static double attention_ratio(int block_size)
+static double attention_ratio(const qr_paper *paper, int block_size)
 {
-    const qr_sim_cost paged = cost_of(block_size, false), whole = cost_of(block_size, true);
+    const qr_sim_cost paged = cost_of(paper, block_size, false), whole = cost_of(paper, block_size, true);
     qr_sim_load load = {0};
     for (int i = 0; i < 32; i++) qr_sim_load_add(&load, 255, 1);
     return qr_sim_cost_terms(&paged, &load).attention / qr_sim_cost_terms(&whole, &load).attention;
@@ -54,7 +54,7 @@ static void report_sizes(qr_paper *paper, const qr_sim_result *results, const do
                                                .unit = "x",
                                                .paper = 1.20,
                                                .paper_high = 1.26,
-                                               .measured = attention_ratio(16),
+                                               .measured = attention_ratio(paper, 16),
                                                .decimals = 2,
                                                .note = "an input of the cost model"});
     for (int t = 0; t < 2; t++)
@@ -108,7 +108,7 @@ static void report_preemption(qr_paper *paper, const qr_sim_result *results, dou
         "sustains, preempting by one or the other.",
         SWAPPED_TOKENS, rate);
     for (int i = 0; i < NUM_MICRO; i++) {
-        const qr_sim_cost cost = cost_of((int)sizes[i], false);
+        const qr_sim_cost cost = cost_of(paper, (int)sizes[i], false);
         qr_sim_load load = {0};
         qr_sim_load_add(&load, 0, SWAPPED_TOKENS);
         recompute[i] = qr_sim_cost_step_us(&cost, &load) / 1000;

@@ -1,5 +1,6 @@
 #include "paper/cases.h"
 
+#include <assert.h>
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
@@ -67,11 +68,31 @@ static void sched_options(const qr_paper_case *c, const qr_sim_model *model, int
     };
 }
 
+quire_status qr_paper_calibrate(qr_paper *paper)
+{
+    const char *json = paper->options->calibration;
+    for (const qr_sim_device *row = qr_sim_devices; *row->name; row++) {
+        assert(paper->num_devices < QR_PAPER_MAX_DEVICES);
+        qr_sim_device *device = &paper->devices[paper->num_devices++];
+        *device = *row;
+        if (json) QR_TRY(qr_sim_apply_calibration("calibration", json, strlen(json), device, paper->error));
+    }
+    return QUIRE_OK;
+}
+
+const qr_sim_device *qr_paper_device(const qr_paper *paper, const char *name)
+{
+    int i = 0;
+    while (i < paper->num_devices && strcmp(paper->devices[i].name, name) != 0) i++;
+    assert(i < paper->num_devices);
+    return &paper->devices[i];
+}
+
 static quire_status run_case(qr_paper *paper, const qr_paper_case *c, qr_sim_result *out, quire_error *error)
 {
     const qr_sim_model *model = qr_sim_find_model(c->model);
     const qr_sim_setup *setup = qr_sim_find_setup(c->model, NULL, 0);
-    const qr_sim_device *device = qr_sim_find_device(setup->device);
+    const qr_sim_device *device = qr_paper_device(paper, setup->device);
     const int num_devices = setup->tensor_parallel_size;
     qr_sim_options options = {.beams = &paper->beams, .on_progress = keep_going, .user = paper};
     sched_options(c, model, qr_sim_kv_slots(model, device, num_devices, 0.9), &options.sched);

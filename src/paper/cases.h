@@ -47,17 +47,24 @@ typedef struct qr_paper_case {
     int32_t max_model_len; /* 0: the model's */
 } qr_paper_case;
 
+enum { QR_PAPER_MAX_DEVICES = 16 };
 typedef struct qr_paper {
     const qr_paper_options *options;
     qr_report *report;
     quire_error *error;
     qr_pool *pool;
+    qr_sim_device devices[QR_PAPER_MAX_DEVICES];
+    int num_devices;
     qr_sim_beams beams;
     qr_sim_trace sharegpt, alpaca, translation, chats; /* as the paper filters them */
     const char *figure;                                /* for progress */
     double fraction, figure_part; /* of all work that is done before this figure, and that it takes */
     atomic_bool stop;             /* interrupted, or a case failed */
 } qr_paper;
+
+/* Fill paper->devices: the table's, with the options' calibration. OK | FORMAT | NOMEM */
+QUIRE_MUST_USE quire_status qr_paper_calibrate(qr_paper *paper);
+const qr_sim_device *qr_paper_device(const qr_paper *paper, const char *name);
 
 /* Run all; results [num_cases]. */
 QUIRE_MUST_USE quire_status qr_paper_run_cases(qr_paper *paper, const qr_paper_case *cases, int num_cases,

@@ -32,7 +32,7 @@ static void fact(qr_report *report, const char *name, const qr_sim_trace *trace)
 static void introduce(const qr_paper *paper)
 {
     const qr_paper_options *options = paper->options;
-    const qr_sim_device *a100 = qr_sim_find_device("a100-40gb");
+    const qr_sim_device *a100 = qr_paper_device(paper, "a100-40gb");
     qr_report *report = paper->report;
     char text[512];
     qr_report_intro(report, "The evaluation of Efficient Memory Management for Large Language Model Serving with "
@@ -77,6 +77,7 @@ static quire_status make_traces(qr_paper *paper)
 
 static quire_status run_figures(qr_paper *paper)
 {
+    QR_TRY(qr_paper_calibrate(paper));
     QR_TRY(make_traces(paper));
     introduce(paper);
     for (int i = 0; i < NUM_FIGURES; i++) {

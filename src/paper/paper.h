@@ -27,6 +27,7 @@ typedef struct qr_paper_options {
     double hours;    /* of virtual time that the long traces last; the paper: 1 */
     int num_threads; /* 0: one for each core */
     uint64_t seed;
+    const char *calibration; /* JSON, constants in place of the devices' (sim/hardware.h); NULL: none */
     /* Traces of today, with arrival times; they outlive the call. */
     const qr_paper_trace *traces; /* [num_traces] */
     int num_traces;
@@ -36,7 +37,8 @@ typedef struct qr_paper_options {
 } qr_paper_options;
 
 /* Add all figures to `report`, with its introduction and facts.
- *   returns   OK | NOMEM | ABORTED | what a simulation returned; the report is then incomplete */
+ *   returns   OK | NOMEM | ABORTED | FORMAT: the calibration | what a simulation returned; the report is then
+ * incomplete */
 QUIRE_MUST_USE quire_status qr_paper_run(const qr_paper_options *options, qr_report *report, quire_error *error);
 
 #endif
