@@ -77,6 +77,7 @@ static quire_status load_traces(const qr_option_list *files, qr_sim_trace *trace
 static quire_status write_page(const char *dir, const qr_paper_options *options, quire_error *error)
 {
     qr_report *report;
+    QR_TRY(qr_xml_make_dir(dir, error)); /* before minutes of simulation */
     QR_TRY(qr_report_create("The PagedAttention paper's evaluation, by quire", &report, error));
     quire_status status = qr_paper_run(options, report, error);
     if (status == QUIRE_OK) status = qr_report_save(report, dir, error);

@@ -1,11 +1,8 @@
 #include "cli/simulate_plots.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/stat.h>
 
 #include "base/mem.h"
 #include "report/chart.h"
@@ -35,8 +32,8 @@ quire_status qr_cli_sim_plots_create(const char *dir, const char *title, qr_cli_
     quire_status status = QUIRE_OK;
     if (snprintf(plots->dir, sizeof plots->dir, "%s", dir) >= (int)sizeof plots->dir)
         status = qr_fail(error, QUIRE_INVALID, "%s: the folder's name is too long", dir);
-    else if (mkdir(dir, 0777) != 0 && errno != EEXIST)
-        status = qr_fail(error, QUIRE_IO, "cannot make the folder %s: %s", dir, strerror(errno));
+    else
+        status = qr_xml_make_dir(dir, error);
     if (status == QUIRE_OK)
         *out = plots;
     else

@@ -1,14 +1,12 @@
 #include "report/report.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "report/scale.h"
 
@@ -334,8 +332,7 @@ static quire_status save_json(const qr_report *report, const char *dir, quire_er
 quire_status qr_report_save(const qr_report *report, const char *dir, quire_error *error)
 {
     if (report->failed) return qr_fail_nomem(error, "the report", 0);
-    if (mkdir(dir, 0777) != 0 && errno != EEXIST)
-        return qr_fail(error, QUIRE_IO, "cannot make the folder %s: %s", dir, strerror(errno));
+    QR_TRY(qr_xml_make_dir(dir, error));
     for (int i = 0; i < report->num_charts; i++)
         QR_TRY(save(&report->charts[i]->svg, dir, report->charts[i]->id, ".svg", error));
     QR_TRY(save_json(report, dir, error));

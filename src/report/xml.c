@@ -4,6 +4,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/utf8.h"
 
@@ -64,6 +66,15 @@ void qr_xml_text_bytes(qr_xml *x, const char *text, size_t bytes)
 void qr_xml_text(qr_xml *x, const char *text)
 {
     if (text) qr_xml_text_bytes(x, text, strlen(text));
+}
+
+quire_status qr_xml_make_dir(const char *dir, quire_error *error)
+{
+    if (mkdir(dir, 0777) != 0 && errno != EEXIST)
+        return qr_fail(error, QUIRE_IO, "cannot make the folder %s: %s", dir, strerror(errno));
+    if (access(dir, W_OK | X_OK) != 0)
+        return qr_fail(error, QUIRE_IO, "cannot write to the folder %s: %s", dir, strerror(errno));
+    return QUIRE_OK;
 }
 
 quire_status qr_xml_save(const qr_xml *x, const char *path, quire_error *error)

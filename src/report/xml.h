@@ -25,6 +25,8 @@ void qr_xml_raw(qr_xml *x, const char *markup);
 void qr_xml_text(qr_xml *x, const char *text); /* NULL is nothing */
 void qr_xml_text_bytes(qr_xml *x, const char *text, size_t bytes);
 
+/* Make a folder for files, unless it is there. OK | IO: it can neither be made nor written to. */
+QUIRE_MUST_USE quire_status qr_xml_make_dir(const char *dir, quire_error *error);
 /* Write the buffer as a file; "-" is standard output. OK | NOMEM when the buffer failed | IO, also when the disk is
  * full; what was there is then lost. */
 QUIRE_MUST_USE quire_status qr_xml_save(const qr_xml *x, const char *path, quire_error *error);

@@ -68,6 +68,8 @@ def paper_writes_a_page():
 def trouble_is_reported():
     done = quire("simulate", "--request-rate", 1, "--duration", 10, "--plots", "/nowhere/at/all", check=False)
     assert done.returncode == 1 and b"/nowhere/at/all" in done.stderr, done.stderr
+    done = quire("paper", "--out", "/nowhere/at/all", check=False, timeout=5)
+    assert done.returncode == 1 and b"/nowhere/at/all" in done.stderr, done.stderr
     done = quire("paper", "--trace", "/nowhere", check=False)
     assert done.returncode == 1 and b"/nowhere" in done.stderr, done.stderr
     with tempfile.NamedTemporaryFile() as lengths:
