@@ -34,7 +34,7 @@ typedef struct qr_cli_bench_args {
 
 typedef struct qr_cli_sim_args {
     const char *plots;
-    const char *model, *device, *calibration, *kv_allocators, *request_rates, *beam_record, *replay;
+    const char *model, *device, *calibration, *kv_allocators, *request_rates, *beam_record, *replay, *fit;
     int tensor_parallel_size, shared_prefix;
     double speed, duration;
     int64_t num_prompts;

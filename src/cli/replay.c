@@ -28,15 +28,21 @@ static int write_fit(const qr_sim_schedule *schedule, const qr_sim_fit *fit, con
     return QR_CLI_OK;
 }
 
+static int fit_schedule(const qr_sim_schedule *schedule, const char *path)
+{
+    qr_sim_fit fit;
+    quire_error error;
+    if (qr_sim_schedule_fit(schedule, &fit, &error) != QUIRE_OK) return qr_cli_fail("%s", error.message);
+    return write_fit(schedule, &fit, path);
+}
+
 int qr_cli_write_calibration(const char *log_path, const char *path)
 {
     qr_sim_schedule schedule;
-    qr_sim_fit fit;
     quire_error error;
     if (qr_cli_parse_file(log_path, parse_schedule, &schedule, &error) != QUIRE_OK)
         return qr_cli_fail("%s", error.message);
-    const quire_status status = qr_sim_schedule_fit(&schedule, &fit, &error);
-    const int exit_status = status == QUIRE_OK ? write_fit(&schedule, &fit, path) : qr_cli_fail("%s", error.message);
+    const int exit_status = fit_schedule(&schedule, path);
     qr_sim_schedule_deinit(&schedule);
     return exit_status;
 }
@@ -61,7 +67,7 @@ static int compare_times(const qr_sim_schedule *schedule, const qr_sim_cost *cos
     return status == QUIRE_OK ? QR_CLI_OK : qr_cli_fail("%s", error.message);
 }
 
-int qr_cli_replay(const char *path, const qr_sim_cost *cost, bool json)
+int qr_cli_replay(const char *path, const char *fit_path, const qr_sim_cost *cost, bool json)
 {
     qr_sim_schedule schedule;
     qr_sim_replay replay;
@@ -75,6 +81,7 @@ int qr_cli_replay(const char *path, const qr_sim_cost *cost, bool json)
     else if (!json)
         printf("schedule  %zu requests, %lld steps: the same as recorded\n", schedule.trace.num_rows,
                (long long)replay.num_steps);
+    if (exit_status == QR_CLI_OK && fit_path) exit_status = fit_schedule(&schedule, fit_path);
     if (exit_status == QR_CLI_OK) exit_status = compare_times(&schedule, cost, json, &replay);
     qr_sim_schedule_deinit(&schedule);
     return exit_status;

@@ -363,7 +363,7 @@ int qr_cli_run_simulate(qr_cli_args *args)
     s->sim.user = s;
     int exit_status;
     if (args->sim.replay && choose_machine(s, &error) == QUIRE_OK) {
-        exit_status = qr_cli_replay(args->sim.replay, &s->sim.cost, args->json);
+        exit_status = qr_cli_replay(args->sim.replay, args->sim.fit, &s->sim.cost, args->json);
     } else if (args->sim.replay || choose_machine(s, &error) != QUIRE_OK || choose_policy(s, &error) != QUIRE_OK ||
                choose_workload(s, &error) != QUIRE_OK || open_plots(s, &error) != QUIRE_OK) {
         exit_status = qr_cli_fail("%s", error.message);

@@ -9,8 +9,9 @@
 typedef quire_status qr_cli_parse_fn(const char *name, const char *text, size_t bytes, void *out, quire_error *error);
 QUIRE_MUST_USE quire_status qr_cli_parse_file(const char *path, qr_cli_parse_fn *parse, void *out, quire_error *error);
 
-/* Run a schedule log again: the same steps?, and how long with this cost model? An exit status. */
-int qr_cli_replay(const char *path, const qr_sim_cost *cost, bool json);
+/* Run a schedule log again: the same steps?, and how long with this cost model? With fit_path also learn from it, as
+ * below. An exit status. */
+int qr_cli_replay(const char *path, const char *fit_path, const qr_sim_cost *cost, bool json);
 /* Learn what steps cost from a schedule log and write it as a calibration. An exit status. */
 int qr_cli_write_calibration(const char *log_path, const char *path);
 

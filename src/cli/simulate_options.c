@@ -168,6 +168,7 @@ static const qr_option replay_options[] = {
         "replay", sim.replay, "LOG", "",
         "run the requests of a --schedule-log again: check that each step is the one recorded, and compare the time of "
         "all with --model, --device and --calibration; no other option counts but --json"),
+    TEXT("fit", sim.fit, "FILE", "", "with --replay: learn from the log what steps cost and write it as a calibration"),
     {0},
 };
 static const qr_option_group replay = {"Replay", replay_options};
