@@ -4,9 +4,9 @@
 Two workloads run in turn, RUNS times each (default 5), with schedule logs. What steps cost is learnt from the first one
 and tried on the second: its schedule must come out again step by step, and its total time should.
 
-A machine that does other things too makes steps slow now and then. All requests are there from the start, so each run
-takes the same steps; of each step the shortest time of all runs counts. One thread computes, as two are disturbed twice
-as often.
+A machine that does other things too makes steps slow now and then, so a step's time is what its thread computed (one
+thread, whose turns with other programs do not count). All requests are there from the start, so each run takes the same
+steps; of each step the shortest time of all runs counts.
 """
 import json
 import pathlib
@@ -39,9 +39,7 @@ def steps(lines):
 
 
 def durations(lines):
-    starts = [line["start_us"] for line in lines if "step" in line]
-    ends = [line["end_us"] for line in lines if "computed" in line]
-    return [end - start for start, end in zip(starts, ends)]
+    return [line["cpu_us"] for line in lines if "computed" in line]
 
 
 def shortest(runs, path):

@@ -1,3 +1,4 @@
+#define _POSIX_C_SOURCE 200809L
 #include "engine/schedule_log.h"
 
 #include <errno.h>
@@ -6,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -16,11 +18,18 @@ enum { BUFFER_BYTES = 1 << 18 };
 struct qr_schedule_log {
     FILE *file;
     char *path, *buffer;
-    int64_t opened_us;
+    int64_t opened_us, step_cpu_us;
     uint64_t num_steps;
 };
 
 static int64_t now_us(const qr_schedule_log *log) { return qr_clock_us() - log->opened_us; }
+
+/* Time that this thread has computed: what a step costs when other programs take turns. */
+static int64_t cpu_us(void)
+{
+    struct timespec t;
+    return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t) == 0 ? (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000 : 0;
+}
 
 static const char *json_bool(bool value) { return value ? "true" : "false"; }
 
@@ -112,12 +121,14 @@ void qr_schedule_log_step(qr_schedule_log *log, const qr_sched_step *step, int64
                 e->num_new_tokens);
     }
     fputs("]}\n", log->file);
+    log->step_cpu_us = cpu_us();
 }
 
 void qr_schedule_log_computed(qr_schedule_log *log)
 {
     if (!log || ferror(log->file)) return;
-    fprintf(log->file, "{\"computed\": %" PRIu64 ", \"end_us\": %" PRId64 "}\n", log->num_steps, now_us(log));
+    fprintf(log->file, "{\"computed\": %" PRIu64 ", \"end_us\": %" PRId64 ", \"cpu_us\": %" PRId64 "}\n",
+            log->num_steps, now_us(log), cpu_us() - log->step_cpu_us);
 }
 
 void qr_schedule_log_finished(qr_schedule_log *log, const qr_request *r)

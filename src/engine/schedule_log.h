@@ -4,13 +4,13 @@
  *   {"schedule": 1, "model": "...", "num_blocks": 100, ...}           the options in force; first
  *   {"request": 1, "time_us": 5, "n": 1, "prompt": [1, 2], ...}       added to the scheduler; numbered by arrival
  *   {"step": 1, "start_us": 9, "entries": [[1, 0, 0, 2]], ...}        chosen: [request, sequence, position, tokens]
- *   {"computed": 1, "end_us": 700}                                    its tokens are sampled and delivered
+ *   {"computed": 1, "end_us": 700, "cpu_us": 650}                     its tokens are sampled and delivered
  *   {"finished": 1, "outputs": [[7, 8]]}                              all of a request's sequences; before "computed"
  *   {"aborted": 1}
  *
- * Times are microseconds since the log was opened. Written through a fixed buffer; after a failed write nothing more is
- * written and close says so.
- * Threads: the engine thread between open and close. */
+ * Times are microseconds since the log was opened; cpu_us is what the engine's own thread computed in the step. Written
+ * through a fixed buffer; after a failed write nothing more is written and close says so. Threads: the engine thread
+ * between open and close. */
 #ifndef QR_ENGINE_SCHEDULE_LOG_H
 #define QR_ENGINE_SCHEDULE_LOG_H
 

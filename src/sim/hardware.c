@@ -9,8 +9,8 @@
  * Efficiencies: a skinny matrix product reaches about 80 % of the bandwidth and a large one 60 % of the FLOPs; paged
  * attention about 60 % of the bandwidth. Block overhead: figure 18a of the PagedAttention paper, 20 to 26 % at 16
  * tokens in a block. Overheads of the GPUs: of the paper's engine (in Python), from two of its measurements and
- * Little's law; docs/paper.md has the arithmetic. Those of the CPU: `quire bench throughput --calibration` with
- * SmolLM2-135M-Instruct.Q4_1 on two cores of an AMD EPYC (Zen 5); its rates are not used. */
+ * Little's law; docs/paper.md has the arithmetic. Those of the CPU: bench/simulator.py with
+ * SmolLM2-135M-Instruct.Q4_1, one thread on an AMD EPYC (Zen 5); its rates are not used. */
 #define GPU_CONSTANTS                                                                                                \
     .link_us = 15, .transfer_us = 4, .weight_efficiency = 0.8, .flops_efficiency = 0.6, .attention_efficiency = 0.6, \
     .host_efficiency = 0.8, .block_overhead_tokens = 3.7, .step_us = 3500, .seq_us = 250
@@ -53,10 +53,10 @@ const qr_sim_device qr_sim_devices[] = {
      .flops_efficiency = 1,
      .attention_efficiency = 1,
      .host_efficiency = 1,
-     .step_us = 8000,
-     .seq_us = 400,
-     .token_us = 600,
-     .pair_us = 0.6},
+     .step_us = 2500,
+     .seq_us = 340,
+     .token_us = 420,
+     .pair_us = 0.39},
     {.name = ""},
 };
 
