@@ -150,6 +150,43 @@ QUIRE_API QUIRE_MUST_USE quire_status quire_render_chat(const quire_model *model
 
 typedef struct quire_engine quire_engine;
 
+/* The parts of a step, in their order: XX(NAME, text). Together they are all of its time. */
+#define QUIRE_STEP_PART_MAP(XX)                                                                 \
+    XX(BETWEEN, "between steps") /* taking in requests; waiting when there are none */          \
+    XX(SCHEDULE, "schedule")     /* which sequences, how many tokens each, their blocks */      \
+    XX(BATCH, "batch")           /* the arrays that the model reads */                          \
+    XX(DRAFT, "draft model")     /* speculation */                                              \
+    XX(COPIES, "block copies")   /* of shared blocks, to and from swap space */                 \
+    XX(EMBEDDING, "embedding")   /* from here to the logits: the model, by kind of operation */ \
+    XX(NORMS, "norms")                                                                          \
+    XX(QKV, "QKV linear")                                                                       \
+    XX(ROPE, "RoPE, KV write")                                                                  \
+    XX(ATTENTION, "attention")                                                                  \
+    XX(ATTN_OUTPUT, "output linear")                                                            \
+    XX(MLP, "MLP linears")                                                                      \
+    XX(ACTIVATION, "activation")                                                                \
+    XX(LOGITS, "logits")                                                                        \
+    XX(SAMPLING, "sampling")                                                                    \
+    XX(UPDATE, "update") /* what was computed is noted; counters */                             \
+    XX(OUTPUT, "output") /* tokens appended, detokenized and delivered; sequences ended */
+
+typedef enum quire_step_part {
+#define XX(name, text) QUIRE_STEP_##name,
+    QUIRE_STEP_PART_MAP(XX)
+#undef XX
+        QUIRE_NUM_STEP_PARTS
+} quire_step_part;
+
+QUIRE_API const char *quire_step_part_text(quire_step_part part); /* "schedule", ...; static storage */
+
+/* Where the time of one step went. */
+typedef struct quire_step_profile {
+    int num_seqs, num_tokens;             /* in the batch; a sequence that decodes has one token */
+    int64_t num_context_tokens;           /* of all its sequences, the new ones included */
+    double seconds[QUIRE_NUM_STEP_PARTS]; /* that passed */
+    double bookkeeping_cpu_seconds;       /* processor time of the engine thread outside the model and the sampler */
+} quire_step_profile;
+
 typedef struct quire_engine_options {
     int block_size;                /* tokens per KV block: 8, 16 (default), 32, 64, 128 */
     int64_t num_kv_blocks;         /* > 0: exactly so many; else from the two below */
@@ -184,6 +221,10 @@ typedef struct quire_engine_options {
      * tokens up in the sequence itself; {"model": PATH, "num_speculative_tokens": 4} asks a smaller model with the same
      * tokenizer, whose KV cache comes out of the same memory. NULL: off. */
     const char *speculative_config;
+    /* Measure the parts of every step: called on the engine thread when a step is done, must not call the
+     * engine. No other engine may use the same model meanwhile. NULL: nothing is measured, at no cost. */
+    void (*on_step)(void *user, const quire_step_profile *step);
+    void *user;
 } quire_engine_options;
 
 #define QUIRE_MAX_SPECULATIVE_TOKENS 32

@@ -502,11 +502,63 @@ static void failed_allocations_change_nothing(void **state)
     quire_model_close(model);
 }
 
+/* ---- steps, measured ---------------------------------------------------------------------------------------- */
+
+typedef struct step_sums {
+    int num_steps, num_tokens;
+    double seconds[QUIRE_NUM_STEP_PARTS];
+} step_sums;
+
+static void add_step(void *user, const quire_step_profile *step)
+{
+    step_sums *sums = user;
+    assert_true(step->num_seqs > 0 && step->num_tokens >= step->num_seqs);
+    assert_true(step->num_context_tokens >= step->num_tokens && step->bookkeeping_cpu_seconds > 0);
+    sums->num_steps++;
+    sums->num_tokens += step->num_tokens;
+    for (int i = 0; i < QUIRE_NUM_STEP_PARTS; i++) sums->seconds[i] += step->seconds[i];
+}
+
+/* Measuring changes no result, and the backend is as it was afterwards. */
+static void a_measured_step_is_the_same(void **state)
+{
+    static result plain, measured, after;
+    quire_model *model = open_tiny(2);
+    quire_engine_options options = small_options();
+    step_sums sums = {0};
+    quire_stats stats;
+    quire_engine *engine = start(model, &options);
+    collect(submit(engine, 1), &plain);
+    quire_engine_destroy(engine);
+    options.on_step = add_step;
+    options.user = &sums;
+    engine = start(model, &options);
+    collect(submit(engine, 1), &measured);
+    assert_int_equal(quire_engine_drain(engine, -1), QUIRE_OK);
+    quire_engine_get_stats(engine, &stats);
+    quire_engine_destroy(engine);
+    assert_memory_equal(&plain, &measured, sizeof plain);
+    assert_int_equal(sums.num_steps, plain.num[0]); /* the prompt's step gives the first token */
+    assert_int_equal(sums.num_steps, stats.num_steps);
+    for (int i = QUIRE_STEP_EMBEDDING; i < QUIRE_NUM_STEP_PARTS; i++) assert_true(sums.seconds[i] > 0);
+    assert_true(sums.seconds[QUIRE_STEP_ATTENTION] < stats.forward_seconds);
+    const step_sums before = sums;
+    options.on_step = NULL;
+    engine = start(model, &options);
+    collect(submit(engine, 1), &after);
+    quire_engine_destroy(engine);
+    assert_memory_equal(&plain, &after, sizeof plain);
+    assert_memory_equal(&before, &sums, sizeof sums);
+    quire_model_close(model);
+    (void)state;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bytes_whatever_runs_beside),
         cmocka_unit_test(prompt_logprobs_and_echo_are_the_logits),
+        cmocka_unit_test(a_measured_step_is_the_same),
         cmocka_unit_test(bad_requests_are_named),
         cmocka_unit_test(kv_cache_types_are_named),
         cmocka_unit_test(a_burst_at_an_idle_engine_is_no_queue),

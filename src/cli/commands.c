@@ -644,6 +644,21 @@ static const qr_option_group sharing_group = {"Workload", sharing_options};
 static const qr_option_group *const sharing_groups[] = {&sharing_group, &model_group,    &memory, &scheduler,
                                                         &logging,       &qr_cli_general, NULL};
 
+static const qr_option step_options[] = {
+    BENCH_INT("num-seqs", num_seqs, "sequences that decode in each step"),
+    BENCH_INT("context-len", context_len, "tokens of context that they, and prompts, begin with"),
+    BENCH_INT("prompt-chunk", prompt_chunk, "tokens of a prompt in each step; 0: none"),
+    BENCH_INT("num-steps-warmup", num_steps_warmup, "steps that are not measured"),
+    BENCH_INT("num-steps", num_steps, "steps that are measured; the faster half is reported"),
+    BENCH_SEED,
+    BENCH_TEXT("svg", svg, "F", "also draw the parts into this file"),
+    JSON_OPTION("print step_us, parts_us, bookkeeping_us and the shape of the step"),
+    BENCH_TEXT("output-json", output_json, "F", "also write the JSON to this file"),
+    {0},
+};
+static const qr_option_group step_group = {"Workload", step_options};
+static const qr_option_group *const step_groups[] = {&step_group, &model_group, &memory, &qr_cli_general, NULL};
+
 static const qr_option bench_serve_options[] = {
     BENCH_TEXT("base-url", base_url, "URL", "the server; in place of --host and --port"),
     {.name = "host",
@@ -762,6 +777,10 @@ void qr_cli_default_args(const qr_cli_command *command, qr_cli_args *args)
                                       .random_input_len = 1024,
                                       .random_output_len = 128,
                                       .batch_size = 8,
+                                      .num_seqs = 8,
+                                      .context_len = 512,
+                                      .num_steps = 40,
+                                      .num_steps_warmup = 4,
                                       .num_iters = 30,
                                       .num_iters_warmup = 10,
                                       .request_rate = INFINITY,
@@ -853,6 +872,15 @@ const qr_cli_command qr_cli_commands[] = {
      "caching is off unless asked for.",
      "quire bench sharing model.gguf --dataset-path prompts.jsonl --n 2,4,6 --beam-width 2,4,6", sharing_groups, 1,
      qr_cli_run_bench_sharing, sharing_defaults},
+    {"bench step", "MODEL", "where the time of a step goes, offline",
+     "Run steps of one shape, sequences that decode and tokens of a prompt, and report what each part of them took: "
+     "scheduling, the batch, the model by kind of operation, sampling, outputs. Figures are means of the faster half "
+     "of "
+     "the steps, so that other load on the machine counts little; they add up to the whole.",
+     "quire bench step model.gguf --num-seqs 32 --context-len 1024\n"
+     "quire bench step model.gguf --num-seqs 0 --prompt-chunk 512 --context-len 0\n"
+     "quire bench step model.gguf --num-seqs 16 --prompt-chunk 256 --svg step.svg",
+     step_groups, 1, qr_cli_run_bench_step, NULL},
     {"bench serve", "", "load a running server and measure it",
      "Send requests to a running server (quire, vLLM, or any with OpenAI's completions API) and report throughput, "
      "time to first token (TTFT), time per output token (TPOT), inter-token latency (ITL) and end-to-end latency "

@@ -309,6 +309,7 @@ static quire_status create_all(quire_engine *e, quire_error *error)
         QR_TRY(qr_schedule_log_open(o->schedule_log, e->model->info.name, qr_sched_get_options(e->sched),
                                     e->spec.num_tokens, &e->schedule_log, error));
     o->schedule_log = NULL; /* the caller's string */
+    QR_TRY(qr_profile_create(o, &e->profile, error));
     init_stats(e);
     publish_store(e);
     if (pthread_create(&e->thread, NULL, engine_main, e) != 0)
@@ -347,6 +348,7 @@ quire_status quire_engine_create(quire_model *model, const quire_engine_options 
 static void destroy_parts(quire_engine *e)
 {
     qr_schedule_log_close(e->schedule_log);
+    qr_profile_destroy(e->profile);
     qr_engine_close_prefix_store(e);
     qr_sched_destroy(e->sched);
     qr_swap_deinit(&e->swap);
@@ -609,13 +611,16 @@ static void *engine_main(void *raw)
             admit(e, r);
         }
         if (atomic_exchange(&e->abort_pending, false) || !run) abort_marked(e, !run);
+        qr_profile_lap(e->profile, QUIRE_STEP_BETWEEN);
         qr_sched_step step;
         const int64_t start_us = qr_clock_us();
         qr_sched_schedule(e->sched, &step);
         if (step.num_entries > 0) {
             qr_schedule_log_step(e->schedule_log, &step, start_us);
+            qr_profile_lap(e->profile, QUIRE_STEP_SCHEDULE);
             qr_engine_run_step(e, &step, start_us);
             qr_schedule_log_computed(e->schedule_log);
+            qr_profile_end_step(e->profile, &e->batch.batch);
         } else {
             qr_sched_commit_step(e->sched);
         }

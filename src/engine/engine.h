@@ -15,6 +15,7 @@
 #include "engine/batch.h"
 #include "engine/draft.h"
 #include "engine/prefix_store.h"
+#include "engine/profile.h"
 #include "engine/request.h"
 #include "engine/sampler.h"
 #include "engine/schedule_log.h"
@@ -40,6 +41,7 @@ struct quire_engine {
     qr_prefix_store *prefix_store; /* NULL: none */
     qr_block_store block_store;    /* between pool and prefix_store */
     qr_schedule_log *schedule_log; /* NULL: none */
+    qr_profile *profile;           /* NULL: none */
     double compute_us_per_token;   /* measured */
     qr_spec_config spec;
     qr_draft *draft; /* NULL without */

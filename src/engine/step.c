@@ -346,15 +346,20 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t star
     times.draft_us = qr_clock_us();
     if (e->draft) qr_draft_propose(e, step);
     times.draft_us = qr_clock_us() - times.draft_us;
+    qr_profile_lap(e->profile, QUIRE_STEP_DRAFT);
     qr_batch_build(&e->batch, step, qr_sched_pool(e->sched), wants_prompt_logprobs);
+    qr_profile_lap(e->profile, QUIRE_STEP_BATCH);
     times.scheduled_us = qr_clock_us();
     qr_swap_out(&e->swap, step->swap_outs, step->num_swap_outs);
     qr_swap_in(&e->swap, step->swap_ins, step->num_swap_ins);
     if (step->num_copies > 0)
         be->ops->kv_copy_blocks(be, e->cache, (const qr_copy_pair *)(const void *)step->copies, step->num_copies);
     times.copied_us = qr_clock_us();
+    qr_profile_lap(e->profile, QUIRE_STEP_COPIES);
+    qr_profile_enter(e->profile, be);
     qr_model_forward(e->model->model, e->ws, &e->batch.batch, e->cache);
     sample_rows(e, step);
+    qr_profile_leave(e->profile, be);
     pthread_mutex_unlock(&e->model->lock);
     times.computed_us = qr_clock_us();
     double forward_us = (double)(times.computed_us - times.copied_us);
@@ -364,6 +369,7 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t star
     observe_step(e, step, &times);
     observe_tokens(e, times.computed_us);
     if (all_sample(step)) qr_spec_observe_step(&e->spec_costs, step->num_tokens, forward_us);
+    qr_profile_lap(e->profile, QUIRE_STEP_UPDATE);
     for (int i = 0; i < e->num_jobs;) {
         if (request_of(e->jobs[i].seq->request)->beams)
             qr_engine_take_beam(e, i++);

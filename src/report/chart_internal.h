@@ -24,7 +24,9 @@ typedef enum qr_chart_anchor { QR_CHART_START, QR_CHART_MIDDLE, QR_CHART_END } q
 
 /* Style of a series, 1 to QR_CHART_NUM_STYLES. */
 int qr_chart_style(const qr_chart *chart, int series_idx);
-/* <style> and the hatchings of the styles in use. */
+/* <style>: fonts and colours. */
+void qr_chart_write_base_style(qr_xml *out);
+/* The same and the hatchings of the styles in use. */
 void qr_chart_write_style(const qr_chart *chart, qr_xml *out);
 /* stroke-dasharray of a style, "" for a full line. */
 const char *qr_chart_dash(int style);

@@ -47,7 +47,7 @@ static void write_hatching(qr_xml *out, const char *id, int style)
     qr_xml_raw(out, "</pattern>");
 }
 
-void qr_chart_write_style(const qr_chart *chart, qr_xml *out)
+void qr_chart_write_base_style(qr_xml *out)
 {
     qr_xml_raw(out, "<style>.qc{font:12px Helvetica,Arial,\"Liberation Sans\",sans-serif}"
                     ".qc-bg{fill:#fff}.qc-t{fill:#1b1f24}.qc-u{fill:#4d555e}"
@@ -60,6 +60,11 @@ void qr_chart_write_style(const qr_chart *chart, qr_xml *out)
                     ".qc-r{stroke:#fff}.qc-w{stroke:#14171b}");
     write_colours(out, dark);
     qr_xml_raw(out, "}</style>");
+}
+
+void qr_chart_write_style(const qr_chart *chart, qr_xml *out)
+{
+    qr_chart_write_base_style(out);
     if (chart->kind == QR_CHART_LINES) return;
     bool used[QR_CHART_NUM_STYLES + 1] = {false};
     for (int s = 0; s < chart->num_series; s++) used[qr_chart_style(chart, s)] = true;

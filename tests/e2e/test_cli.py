@@ -16,7 +16,7 @@ import urllib.request
 from harness import GOLDEN, MODEL, QUIRE, ROOT, Server, Skip, main, need_model, quire, test
 
 COMMANDS = ["serve", "chat", "generate", "tokenize", "detokenize", "render", "logits", "inspect", "pull",
-            "bench throughput", "bench latency", "bench sharing", "bench serve"]
+            "bench throughput", "bench latency", "bench sharing", "bench step", "bench serve"]
 TINY = GOLDEN / "tiny" / "llama"
 SMALL_CACHE = ["--kv-cache-memory-bytes", "64MiB", "--threads", "1"]
 folder = pathlib.Path(tempfile.mkdtemp(prefix="quire-test-cli-"))
@@ -588,6 +588,31 @@ def bench_sharing_counts_saved_blocks():
     assert abs(sum(statistics["4"]["children_of_beam"]) - 4) < 0.01
     assert len((folder / "beam_parents.csv").read_text().splitlines()) == 1 + 4
     fails(2, "bench", "sharing", MODEL, *SMALL_CACHE, "--dataset-name", "random", "--n", "two")
+
+
+@test
+def bench_step_says_where_the_time_goes():
+    import xml.dom.minidom
+    shapes = [("--num-seqs", 4), ("--num-seqs", 0, "--prompt-chunk", 24), ("--num-seqs", 3, "--prompt-chunk", 16)]
+    for shape in shapes:
+        svg = folder / "step.svg"
+        done = quire("bench", "step", TINY, *SMALL_CACHE, *shape, "--context-len", 40, "--num-steps", 6, "--svg", svg,
+                     "--output-json", folder / "step.json")
+        result = json.loads((folder / "step.json").read_text())
+        parts = result["parts_us"]
+        assert result["num_tokens"] == result["num_seqs"] + result["prompt_chunk"] > 0 and result["num_steps_used"] == 3
+        assert abs(sum(parts.values()) - result["step_us"]) < 0.01 and result["step_us"] > result["bookkeeping_us"] > 0
+        # each kind of op is told from the others; a tiny model's prompt has no logits but its last token's
+        for part in ("schedule", "batch", "embedding", "norms", "QKV linear", "RoPE, KV write", "attention",
+                     "output linear", "MLP linears", "activation", "logits", "sampling", "update", "output"):
+            assert parts[part] > 0 and part in done.stdout.decode(), (part, result)
+        assert parts["MLP linears"] > parts["output linear"], result
+        assert 40 <= result["context_len"] < 110 or shape[1] == 3, result
+        texts = " ".join(t.firstChild.data for t in xml.dom.minidom.parse(str(svg)).getElementsByTagName("title"))
+        assert "attention block" in texts and "MLP linears" in texts and "A step of llama" in texts, texts
+    fails(1, "bench", "step", TINY, *SMALL_CACHE, "--context-len", 510)
+    fails(1, "bench", "step", TINY, "--threads", 1, "--num-kv-blocks", 40, "--context-len", 100)
+    fails(2, "bench", "step", TINY, "--num-seqs", 0)
 
 
 # ---- the example
