@@ -24,30 +24,10 @@ static bool advance(quire_engine *e, quire_request *r)
     return qr_beam_advance(b, ids, logprobs, outputs, b->num_rows, ends_sequence, r);
 }
 
-/* Sequences of beams that nobody continues are dropped; the first child of a beam takes its sequence over, every
- * further one gets a fork of it in a dropped one's place. */
 static void rearrange(quire_engine *e, quire_request *r)
 {
     qr_beam_search *b = r->beams;
-    qr_seq *seqs = r->sched_request->seqs;
-    int dropped[QR_MAX_LOGPROBS], num_dropped = 0;
-    bool taken[QR_MAX_LOGPROBS] = {false};
-    for (int beam = 0; beam < b->width; beam++) {
-        bool continued = false;
-        for (int i = 0; i < b->width; i++) continued |= b->parents[i] == beam;
-        if (continued) continue;
-        qr_sched_drop_seq(e->sched, &seqs[b->seq_idx[beam]]);
-        dropped[num_dropped++] = b->seq_idx[beam];
-    }
-    for (int i = 0; i < b->width; i++) {
-        int parent = b->parents[i], idx = b->seq_idx[parent];
-        if (taken[parent]) {
-            idx = dropped[--num_dropped];
-            qr_sched_fork_seq(e->sched, &seqs[b->seq_idx[parent]], &seqs[idx]);
-        }
-        taken[parent] = true;
-        b->next_seq_idx[i] = idx;
-    }
+    qr_sched_rearrange_beams(e->sched, r->sched_request, b->parents, b->seq_idx, b->next_seq_idx);
     int *swap = b->seq_idx;
     b->seq_idx = b->next_seq_idx;
     b->next_seq_idx = swap;

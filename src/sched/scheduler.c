@@ -462,6 +462,37 @@ void qr_sched_fork_seq(qr_sched *sched, const qr_seq *parent, qr_seq *child)
     child->request->num_idle--;
 }
 
+/* The first beam that goes on from the same parent as beam i. */
+static int first_child(const int *parents, int i)
+{
+    int first = 0;
+    while (parents[first] != parents[i]) first++;
+    return first;
+}
+
+static bool is_continued(const int *parents, int n, int beam)
+{
+    for (int i = 0; i < n; i++)
+        if (parents[i] == beam) return true;
+    return false;
+}
+
+void qr_sched_rearrange_beams(qr_sched *sched, qr_request *request, const int *parents, const int *seq_idx,
+                              int *next_seq_idx)
+{
+    qr_seq *seqs = request->seqs;
+    for (int beam = 0; beam < request->n; beam++)
+        if (!is_continued(parents, request->n, beam)) qr_sched_drop_seq(sched, &seqs[seq_idx[beam]]);
+    int idle = 0;
+    for (int i = 0; i < request->n; i++) {
+        next_seq_idx[i] = seq_idx[parents[i]];
+        if (first_child(parents, i) == i) continue;
+        while (seqs[idle].status != QR_IDLE) idle++;
+        qr_sched_fork_seq(sched, &seqs[next_seq_idx[i]], &seqs[idle]);
+        next_seq_idx[i] = idle;
+    }
+}
+
 /* ---- state ------------------------------------------------------------------------------------- */
 
 void qr_sched_get_stats(const qr_sched *sched, qr_sched_stats *out)

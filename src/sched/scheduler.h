@@ -10,7 +10,7 @@
  * `samples` says so qr_sched_commit_step()      those tokens are computed now; full blocks become findable; groups fork
  *   qr_sched_append_token() for every sampled sequence, qr_sched_finish_seq() for those that are done;
  *     with draft tokens (qr_sched_want_drafts) several times, as long as the tokens are as drafted
- *     beam search first rearranges its sequences with qr_sched_drop_seq() and qr_sched_fork_seq()
+ *     beam search first rearranges its sequences with qr_sched_rearrange_beams()
  * add, abort, remove, reset: any time except between schedule and commit_step.
  *
  * There is no prefill or decode phase: a sequence has tokens without K and V, and a step computes some of them.
@@ -215,6 +215,13 @@ void qr_sched_drop_seq(qr_sched *sched, qr_seq *seq); /* RUNNING to IDLE */
  * and a reference on each block. O(blocks + outputs), no K or V moved. With regions the next step copies the blocks
  * instead; a child can then be forked into only once between two steps. */
 void qr_sched_fork_seq(qr_sched *sched, const qr_seq *parent, qr_seq *child);
+/* Both for a whole group of n beams, none of which is finished: beam i goes on from what was beam parents[i]. The first
+ * child of a beam takes its sequence over, every further one gets a fork in the place of one that nobody continues.
+ *   parents       [n] 0 .. n - 1
+ *   seq_idx       [n] which sequence ran each beam
+ *   next_seq_idx  [n] out: which one runs it now; another array */
+void qr_sched_rearrange_beams(qr_sched *sched, qr_request *request, const int *parents, const int *seq_idx,
+                              int *next_seq_idx);
 
 /* ---- state ------------------------------------------------------------------------------------- */
 

@@ -160,29 +160,13 @@ static void take_token(sim *s, qr_seq *seq)
 
 /* ---- beams ------------------------------------------------------------------------------------- */
 
-/* Beam i goes on from what was beam parents[i]; as in engine/beam_step.c. */
-static void rearrange(sim *s, qr_request *request, const uint8_t *parents)
+static void rearrange(sim *s, qr_request *request, const uint8_t *recorded)
 {
     sim_request *r = request_of(request);
-    const int width = request->n;
-    int dropped[QR_SIM_MAX_WIDTH], num_dropped = 0, next[QR_SIM_MAX_WIDTH];
-    bool taken[QR_SIM_MAX_WIDTH] = {false};
-    for (int beam = 0; beam < width; beam++) {
-        if (memchr(parents, beam, (size_t)width)) continue;
-        qr_sched_drop_seq(s->sched, &request->seqs[r->seq_idx[beam]]);
-        dropped[num_dropped++] = r->seq_idx[beam];
-    }
-    for (int i = 0; i < width; i++) {
-        int idx = r->seq_idx[parents[i]];
-        if (taken[parents[i]]) {
-            const int copy = dropped[--num_dropped];
-            qr_sched_fork_seq(s->sched, &request->seqs[idx], &request->seqs[copy]);
-            idx = copy;
-        }
-        taken[parents[i]] = true;
-        next[i] = idx;
-    }
-    memcpy(r->seq_idx, next, (size_t)width * sizeof *next);
+    int parents[QR_SIM_MAX_WIDTH], next[QR_SIM_MAX_WIDTH];
+    for (int i = 0; i < request->n; i++) parents[i] = recorded[i];
+    qr_sched_rearrange_beams(s->sched, request, parents, r->seq_idx, next);
+    memcpy(r->seq_idx, next, (size_t)request->n * sizeof *next);
 }
 
 /* All beams of the request have been computed. */
