@@ -25,7 +25,7 @@ ALL_LDFLAGS = -pthread $(LDFLAGS)
 
 # The library, the program around it, and everything that proves them is found by where it lies.
 LIB_DIRS := base tensor weights text kv sched backend backend/cpu model engine
-APP_DIRS := server cli report sim paper
+APP_DIRS := server cli report sim paper bench
 LIB_SRC  := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 APP_SRC  := $(filter-out src/cli/main.c,$(foreach d,$(APP_DIRS),$(wildcard src/$(d)/*.c)))
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
@@ -113,11 +113,6 @@ $(BUILD)/fuzz/%: tests/fuzz/%.c $(BUILD)/libapp.a $(BUILD)/libquire.a
 	@mkdir -p $(@D)
 	@echo '  LD   $@'
 	$(Q)$(LINK_TEST) -fsanitize=fuzzer $(BUILD)/libapp.a $(BUILD)/libquire.a $(LIBS)
-
-$(BUILD)/bench/%: bench/%.c $(BUILD)/libquire.a
-	@mkdir -p $(@D)
-	@echo '  LD   $@'
-	$(Q)$(LINK_TEST) $(BUILD)/libquire.a $(LIBS)
 
 $(BUILD)/examples/%: examples/%.c $(BUILD)/libquire.so
 	@mkdir -p $(@D)

@@ -4,7 +4,7 @@
  *                │ run()
  *                ├─ serve.c   generate.c, batch.c, job.c   chat.c       use the engine
  *                ├─ text.c (tokenize, detokenize, render, logits)   inspect.c   pull.c
- *                ├─ bench.c, bench_local.c, bench_step.c, bench_serve.c
+ *                ├─ bench.c, bench_local.c, bench_step.c, bench_kernels.c, bench_serve.c
  *                └─ simulate.c (options in simulate_options.c, charts in simulate_plots.c), replay.c   paper.c
  *
  * Rules: standard output is data, standard error is talk. A command returns its exit status: 0 done, 1 failed, 2 wrong
@@ -31,7 +31,7 @@ typedef struct qr_cli_bench_args {
     const char *result_dir, *result_filename, *output_json, *calibration;
     const char *n_list, *beam_width_list; /* "2,4,6" */
     int num_seqs, context_len, prompt_chunk, num_steps, num_steps_warmup;
-    const char *svg;
+    const char *svg, *filter, *isa;
 } qr_cli_bench_args;
 
 typedef struct qr_cli_sim_args {
@@ -177,6 +177,7 @@ int qr_cli_run_bench_throughput(qr_cli_args *args);
 int qr_cli_run_bench_latency(qr_cli_args *args);
 int qr_cli_run_bench_sharing(qr_cli_args *args);
 int qr_cli_run_bench_step(qr_cli_args *args);
+int qr_cli_run_bench_kernels(qr_cli_args *args);
 int qr_cli_run_bench_serve(qr_cli_args *args);
 int qr_cli_run_simulate(qr_cli_args *args);
 int qr_cli_run_paper(qr_cli_args *args);

@@ -17,6 +17,12 @@ static const qr_option general_options[] = {
 };
 const qr_option_group qr_cli_general = {"General", general_options};
 
+#define THREADS_OPTION                                                                                      \
+    {                                                                                                       \
+        .name = "threads", .kind = QR_OPTION_INT, .offset = AT(model.threads), .metavar = "N", .max = 1024, \
+        .default_text = "the physical cores this process may use", .help = "threads that compute"           \
+    }
+
 static const qr_option model_options[] = {
     {.name = "compute-dtype",
      .kind = QR_OPTION_CHOICE,
@@ -24,13 +30,7 @@ static const qr_option model_options[] = {
      .choices = "auto|float32",
      .help = "auto: packed low-bit weights times int8 activations where the file is quantized, its 16-bit weights as "
              "they are otherwise; float32: dequantized weights and float32 arithmetic, exact and slower"},
-    {.name = "threads",
-     .kind = QR_OPTION_INT,
-     .offset = AT(model.threads),
-     .metavar = "N",
-     .max = 1024,
-     .default_text = "the physical cores this process may use",
-     .help = "threads that compute"},
+    THREADS_OPTION,
     {0},
 };
 static const qr_option_group model_group = {"Model", model_options};
@@ -659,6 +659,27 @@ static const qr_option step_options[] = {
 static const qr_option_group step_group = {"Workload", step_options};
 static const qr_option_group *const step_groups[] = {&step_group, &model_group, &memory, &qr_cli_general, NULL};
 
+static const qr_option kernels_options[] = {
+    THREADS_OPTION,
+    {.name = "isa",
+     .kind = QR_OPTION_CHOICE,
+     .offset = AT(bench.isa),
+     .choices = "ref|avx2|avx512|neon",
+     .default_text = "the best that the processor has",
+     .help = "instruction set of the kernels"},
+    {.name = "filter",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(bench.filter),
+     .metavar = "TEXT",
+     .default_text = "all rows",
+     .help = "only rows whose name contains this text"},
+    JSON_OPTION("print the machine's limits, and name, value, unit, seconds and percent_of_peak of each row"),
+    BENCH_TEXT("output-json", output_json, "F", "also write the JSON to this file"),
+    {0},
+};
+static const qr_option_group kernels_group = {"Kernels", kernels_options};
+static const qr_option_group *const kernels_groups[] = {&kernels_group, &qr_cli_general, NULL};
+
 static const qr_option bench_serve_options[] = {
     BENCH_TEXT("base-url", base_url, "URL", "the server; in place of --host and --port"),
     {.name = "host",
@@ -881,6 +902,16 @@ const qr_cli_command qr_cli_commands[] = {
      "quire bench step model.gguf --num-seqs 0 --prompt-chunk 512 --context-len 0\n"
      "quire bench step model.gguf --num-seqs 16 --prompt-chunk 256 --svg step.svg",
      step_groups, 1, qr_cli_run_bench_step, NULL},
+    {"bench kernels", "", "speed of the kernels beside the machine's limits",
+     "Measure each kernel at the shapes of SmolLM2-135M, Llama 3 8B and Qwen3-0.6B with random weights: matrix "
+     "products "
+     "(M tokens), attention (requests x new tokens of a context), and the rest. The first line is what this machine "
+     "can do at most, measured in the same way: int8 and float32 arithmetic, reading memory; the last column is the "
+     "per cent of the limit with the row's unit (what fits the caches can be read faster than memory). Figures are the "
+     "best of many short runs; with --threads 1 they are of processor time.",
+     "quire bench kernels --threads 1 --filter \"SmolLM2-135M: linear\"\n"
+     "quire bench kernels --json --output-json kernels.json",
+     kernels_groups, 0, qr_cli_run_bench_kernels, NULL},
     {"bench serve", "", "load a running server and measure it",
      "Send requests to a running server (quire, vLLM, or any with OpenAI's completions API) and report throughput, "
      "time to first token (TTFT), time per output token (TPOT), inter-token latency (ITL) and end-to-end latency "

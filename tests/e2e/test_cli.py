@@ -16,7 +16,7 @@ import urllib.request
 from harness import GOLDEN, MODEL, QUIRE, ROOT, Server, Skip, main, need_model, quire, test
 
 COMMANDS = ["serve", "chat", "generate", "tokenize", "detokenize", "render", "logits", "inspect", "pull",
-            "bench throughput", "bench latency", "bench sharing", "bench step", "bench serve"]
+            "bench throughput", "bench latency", "bench sharing", "bench step", "bench kernels", "bench serve"]
 TINY = GOLDEN / "tiny" / "llama"
 SMALL_CACHE = ["--kv-cache-memory-bytes", "64MiB", "--threads", "1"]
 folder = pathlib.Path(tempfile.mkdtemp(prefix="quire-test-cli-"))
@@ -613,6 +613,32 @@ def bench_step_says_where_the_time_goes():
     fails(1, "bench", "step", TINY, *SMALL_CACHE, "--context-len", 510)
     fails(1, "bench", "step", TINY, "--threads", 1, "--num-kv-blocks", 40, "--context-len", 100)
     fails(2, "bench", "step", TINY, "--num-seqs", 0)
+
+
+@test
+def bench_kernels_measures_what_is_asked_for():
+    def rows(*args):
+        done = quire("bench", "kernels", "--threads", 1, *args, "--output-json", folder / "kernels.json")
+        return done.stdout.decode().splitlines(), json.loads((folder / "kernels.json").read_text())
+
+    text, result = rows("--filter", "no such row")
+    assert result["rows"] == [] and len(text) == 1 and "GB/s read" in text[0], text
+    assert set(result["limits"]) == {"device", "int8_gops", "float32_gflops", "read_gbs"}
+    text, result = rows("--filter", "SmolLM2-135M: linear output Q4_1")
+    names = [row["name"].removeprefix("SmolLM2-135M: linear output Q4_1 576x576") for row in result["rows"]]
+    assert names == [", packing", " M=1", " M=1, weights read", " M=8", " M=32", " M=512"] and len(text) == 7, names
+    one, read = result["rows"][1:3]
+    assert one["unit"] == "GOP/s" and abs(one["value"] * 1e9 * one["seconds"] - 2 * 576 * 576) < 1, one
+    assert read["unit"] == "GB/s" and result["rows"][0]["percent_of_peak"] is None
+    if result["limits"]["int8_gops"] > 0:
+        assert abs(one["percent_of_peak"] - one["value"] / result["limits"]["int8_gops"] * 100) < 1e-6, one
+    _, result = rows("--filter", "SmolLM2-135M: rope_kv_write 1 x", "--isa", "ref")
+    assert len(result["rows"]) == 1 and result["rows"][0]["value"] > 0 and "ref" in result["limits"]["device"]
+    _, result = rows("--filter", "SmolLM2-135M: attention int8 8 x 1")
+    assert [row["unit"] for row in result["rows"]] == ["GFLOP/s", "GB/s"], result
+    _, result = rows("--filter", "8 x 1 of 1280, 1024 shared")
+    assert len(result["rows"]) == 4 and result["rows"][0]["value"] == 1
+    fails(2, "bench", "kernels", "--isa", "mmx")
 
 
 # ---- the example

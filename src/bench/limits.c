@@ -1,0 +1,123 @@
+#include <string.h>
+
+#include "bench/internal.h"
+
+#ifdef __x86_64__
+#include <immintrin.h>
+
+enum { ROUNDS = 50000, CHAINS = 12, READ_BYTES = 256 << 20, READ_TILE = 1 << 20 };
+
+typedef struct limits_job {
+    qr_pool *pool;
+    bool avx512, int8;
+    const uint8_t *data; /* [READ_BYTES] */
+} limits_job;
+
+static volatile float sink; /* so that nothing measured is left out */
+
+#define KEEP(v) __asm__ volatile("" : "+x"(v))
+__attribute__((target("avx512f,avx512vnni"))) static void compute_avx512(void *ctx, int tile, int thread)
+{
+    (void)tile, (void)thread;
+    __m512 f[CHAINS];
+    __m512i n[CHAINS];
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++) f[i] = _mm512_set1_ps(0.1f), n[i] = _mm512_setzero_si512();
+    __m512 m = _mm512_set1_ps(0.999f);
+    __m512i a = _mm512_set1_epi8(3);
+    if (!((const limits_job *)ctx)->int8) {
+        for (int r = 0; r < ROUNDS; r++)
+#pragma GCC unroll 12
+            for (int i = 0; i < CHAINS; i++) {
+                f[i] = _mm512_fmadd_ps(f[i], m, m);
+                KEEP(f[i]);
+            }
+    } else {
+        for (int r = 0; r < ROUNDS; r++)
+#pragma GCC unroll 12
+            for (int i = 0; i < CHAINS; i++) {
+                n[i] = _mm512_dpbusd_epi32(n[i], a, a);
+                KEEP(n[i]);
+            }
+    }
+    sink = _mm512_reduce_add_ps(f[0]) + (float)_mm512_reduce_add_epi32(n[0]);
+}
+
+__attribute__((target("avx2,fma"))) static void compute_avx2(void *ctx, int tile, int thread)
+{
+    (void)tile, (void)thread;
+    __m256 f[CHAINS];
+    __m256i n[CHAINS];
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++) f[i] = _mm256_set1_ps(0.1f), n[i] = _mm256_setzero_si256();
+    __m256 m = _mm256_set1_ps(0.999f);
+    __m256i a = _mm256_set1_epi8(3), ones = _mm256_set1_epi16(1);
+    if (!((const limits_job *)ctx)->int8) {
+        for (int r = 0; r < ROUNDS; r++)
+#pragma GCC unroll 12
+            for (int i = 0; i < CHAINS; i++) {
+                f[i] = _mm256_fmadd_ps(f[i], m, m);
+                KEEP(f[i]);
+            }
+    } else {
+        for (int r = 0; r < ROUNDS; r++)
+#pragma GCC unroll 12
+            for (int i = 0; i < CHAINS; i++) {
+                KEEP(a); /* else the product leaves the loop */
+                __m256i p = _mm256_maddubs_epi16(a, a);
+                n[i] = _mm256_add_epi32(n[i], _mm256_madd_epi16(p, ones));
+                KEEP(n[i]);
+            }
+    }
+    sink = _mm256_cvtss_f32(f[0]) + (float)_mm256_extract_epi32(n[0], 0);
+}
+
+__attribute__((target("avx2"))) static void read_tile(void *ctx, int tile, int thread)
+{
+    (void)thread;
+    const __m256i *p = (const __m256i *)(const void *)(((const limits_job *)ctx)->data + (size_t)tile * READ_TILE);
+    __m256i x[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (int i = 0; i < READ_TILE / 32; i += 4)
+        for (int j = 0; j < 4; j++) x[j] = _mm256_xor_si256(x[j], _mm256_load_si256(p + i + j));
+    x[0] = _mm256_xor_si256(_mm256_xor_si256(x[0], x[1]), _mm256_xor_si256(x[2], x[3]));
+    sink = (float)_mm256_extract_epi32(x[0], 0);
+}
+
+static void run_compute(void *ctx)
+{
+    limits_job *job = ctx;
+    qr_pool_run(job->pool, job->avx512 ? compute_avx512 : compute_avx2, job, 4 * qr_pool_num_threads(job->pool));
+}
+
+static void run_read(void *ctx)
+{
+    limits_job *job = ctx;
+    qr_pool_run(job->pool, read_tile, job, READ_BYTES / READ_TILE);
+}
+
+/* With the widest registers that the backend uses. */
+quire_status qr_bench_limits(qr_bench *bench, quire_error *error)
+{
+    qr_backend *be = bench->be;
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return QUIRE_OK;
+    limits_job job = {.pool = be->pool, .avx512 = strstr(be->ops->name, "avx512") != NULL};
+    const double instructions = (double)CHAINS * ROUNDS * 4 * qr_pool_num_threads(be->pool),
+                 floats = job.avx512 ? 16 : 8;
+    bench->limits.float32_gflops = instructions * 2 * floats / qr_bench_time(bench, run_compute, &job) * 1e-9;
+    job.int8 = true;
+    bench->limits.int8_gops = instructions * 8 * floats / qr_bench_time(bench, run_compute, &job) * 1e-9;
+    uint8_t *data = be->ops->buffer_alloc(be, READ_BYTES);
+    if (!data) return qr_fail_nomem(error, "what is read", READ_BYTES);
+    memset(data, 1, READ_BYTES);
+    job.data = data;
+    bench->limits.read_gbs = READ_BYTES / qr_bench_time(bench, run_read, &job) * 1e-9;
+    be->ops->buffer_free(be, data, READ_BYTES);
+    return QUIRE_OK;
+}
+#else
+quire_status qr_bench_limits(qr_bench *bench, quire_error *error)
+{
+    (void)bench, (void)error;
+    return QUIRE_OK;
+}
+#endif
