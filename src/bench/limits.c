@@ -11,6 +11,7 @@ typedef struct limits_job {
     qr_pool *pool;
     bool avx512, int8;
     const uint8_t *data; /* [READ_BYTES] */
+    int num_streams;
 } limits_job;
 
 static volatile float sink; /* so that nothing measured is left out */
@@ -72,15 +73,19 @@ __attribute__((target("avx2,fma"))) static void compute_avx2(void *ctx, int tile
     sink = _mm256_cvtss_f32(f[0]) + (float)_mm256_extract_epi32(n[0], 0);
 }
 
+/* A tile as one stream from its start, or as two, from its start and its middle. */
 __attribute__((target("avx2"))) static void read_tile(void *ctx, int tile, int thread)
 {
-    (void)thread;
-    const __m256i *p = (const __m256i *)(const void *)(((const limits_job *)ctx)->data + (size_t)tile * READ_TILE);
+    const limits_job *job = ctx;
+    const __m256i *p = (const __m256i *)(const void *)(job->data + (size_t)tile * READ_TILE);
+    const int stream = READ_TILE / 32 / job->num_streams;
     __m256i x[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256()};
-    for (int i = 0; i < READ_TILE / 32; i += 4)
-        for (int j = 0; j < 4; j++) x[j] = _mm256_xor_si256(x[j], _mm256_load_si256(p + i + j));
+    for (int i = 0; i < stream; i += 4)
+        for (int s = 0; s < job->num_streams; s++)
+            for (int j = 0; j < 4; j++) x[j] = _mm256_xor_si256(x[j], _mm256_load_si256(p + s * stream + i + j));
     x[0] = _mm256_xor_si256(_mm256_xor_si256(x[0], x[1]), _mm256_xor_si256(x[2], x[3]));
     sink = (float)_mm256_extract_epi32(x[0], 0);
+    (void)thread;
 }
 
 static void run_compute(void *ctx)
@@ -110,7 +115,10 @@ quire_status qr_bench_limits(qr_bench *bench, quire_error *error)
     if (!data) return qr_fail_nomem(error, "what is read", READ_BYTES);
     memset(data, 1, READ_BYTES);
     job.data = data;
-    bench->limits.read_gbs = READ_BYTES / qr_bench_time(bench, run_read, &job) * 1e-9;
+    for (job.num_streams = 1; job.num_streams <= 2; job.num_streams++) { /* which is faster depends on the processor */
+        double gbs = READ_BYTES / qr_bench_time(bench, run_read, &job) * 1e-9;
+        if (gbs > bench->limits.read_gbs) bench->limits.read_gbs = gbs;
+    }
     be->ops->buffer_free(be, data, READ_BYTES);
     return QUIRE_OK;
 }
