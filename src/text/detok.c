@@ -137,6 +137,15 @@ static const char *token_text(const qr_tokenizer *tok, int32_t id, size_t *out_b
     return text;
 }
 
+void qr_detok_prefetch(const qr_tokenizer *tok, int32_t id)
+{
+    const qr_vocab *vocab = &tok->vocab;
+    if (id < 0 || id >= vocab->num_tokens) return;
+    __builtin_prefetch(&vocab->flags[id]);
+    __builtin_prefetch(&vocab->lengths[id]);
+    __builtin_prefetch(vocab->texts.data + vocab->offsets[id]);
+}
+
 quire_status qr_detok_push(qr_detok *d, int32_t id, qr_buf *out)
 {
     const qr_decoder *decoder = &d->tok->decoder;

@@ -56,6 +56,8 @@ typedef struct qr_detok {
 void qr_detok_init(qr_detok *d, const qr_tokenizer *tok, bool skip_special);
 /* Append what `id` completes to `out` (may be nothing). Unknown ids append nothing. OK | NOMEM */
 QUIRE_MUST_USE quire_status qr_detok_push(qr_detok *d, int32_t id, qr_buf *out);
+/* `id` (any number) will be pushed soon: fetch what that reads into the cache, without waiting for it. */
+void qr_detok_prefetch(const qr_tokenizer *tok, int32_t id);
 QUIRE_MUST_USE quire_status qr_detok_flush(qr_detok *d, qr_buf *out); /* pending bytes as U+FFFD */
 
 #endif
