@@ -150,7 +150,7 @@ void qr_spec_seq_init(qr_spec_seq *seq) { *seq = (qr_spec_seq){.acceptance = 0.8
 static int num_that_pay(const qr_spec_seq *seq, const qr_spec_costs *c, int max_drafts, int num_seqs)
 {
     const double margin = 1.1; /* costs are measured: what hardly pays is left alone */
-    const double cost = c->us_per_token > 0 ? margin * relative_cost(c, num_seqs) : 0;
+    const double cost = c->us > 0 ? margin * relative_cost(c, num_seqs) : 0;
     double gain = seq->acceptance;
     int num = 0;
     for (; num < max_drafts && gain > cost; num++) gain *= seq->acceptance;
@@ -160,10 +160,10 @@ static int num_that_pay(const qr_spec_seq *seq, const qr_spec_costs *c, int max_
 int qr_spec_num_drafts(qr_spec_seq *seq, const qr_spec_config *config, const qr_spec_costs *c, int max_drafts,
                        int num_seqs)
 {
-    enum { PATIENCE = 32 };
+    const int patience = config->method == QR_SPEC_NGRAM ? 32 : 4; /* following costs, waiting for a match does not */
     if (!config->adaptive) return max_drafts;
     const int num = num_that_pay(seq, c, max_drafts, num_seqs);
-    if (num == 0 && ++seq->num_passed < PATIENCE) return 0;
+    if (num == 0 && ++seq->num_passed < patience) return 0;
     seq->num_passed = 0;
     if (num > 0) return num;
     if (config->method == QR_SPEC_NGRAM) return 1; /* the text may have become predictable */
@@ -173,8 +173,10 @@ int qr_spec_num_drafts(qr_spec_seq *seq, const qr_spec_config *config, const qr_
 
 bool qr_spec_follows(qr_spec_seq *seq, const qr_spec_config *config, qr_spec_costs *c, int num_seqs)
 {
-    enum { ONE_IN = 16 };
+    enum { ONE_IN = 16, ASKED_UNTIL_NEXT_PROBE = 64 };
     if (seq->draft == QR_SPEC_UNDECIDED) {
+        const bool known = c->draft_us_per_token > 0;
+        if (config->adaptive && !known && c->num_asked++ % ASKED_UNTIL_NEXT_PROBE > 0) return false;
         const bool pays = !config->adaptive || num_that_pay(seq, c, 1, num_seqs) > 0;
         seq->draft = pays || ++c->num_refused == ONE_IN ? QR_SPEC_FOLLOWED : QR_SPEC_LEFT;
         if (seq->draft == QR_SPEC_FOLLOWED) c->num_refused = 0;

@@ -43,6 +43,7 @@ typedef struct qr_spec_costs {
     double us_per_token;                     /* the line's slope; 0 before steps of different size have been seen */
     double draft_us_per_token;               /* a draft model's time; 0 with ngram */
     int num_refused;                         /* sequences in a row that the draft model does not follow */
+    unsigned num_asked;                      /* while draft_us_per_token is unknown */
 } qr_spec_costs;
 
 /* A step in which every sequence sampled. */
@@ -66,8 +67,9 @@ void qr_spec_seq_init(qr_spec_seq *seq);
  * been worth it for long, ngram tries one; a draft model leaves the sequence. */
 int qr_spec_num_drafts(qr_spec_seq *seq, const qr_spec_config *config, const qr_spec_costs *costs, int max_drafts,
                        int num_seqs);
-/* Does the draft model keep up with the sequence? Decided when it is first asked, by what new sequences cost and gain;
- * a few are followed in any case, to find out. */
+/* Does the draft model keep up with the sequence? Decided once, by what new sequences cost and gain; a few are followed
+ * in any case, to find out. Before the draft model's costs are known one finds out for all: the others are undecided.
+ */
 bool qr_spec_follows(qr_spec_seq *seq, const qr_spec_config *config, qr_spec_costs *costs, int num_seqs);
 void qr_spec_observe_drafts(qr_spec_seq *seq, int num_drafts, int num_accepted);
 
