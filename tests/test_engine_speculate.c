@@ -275,7 +275,7 @@ static void the_draft_model_leaves_what_does_not_pay(void **state)
         assert_int_equal(qr_spec_num_drafts(&seq, &config, &costs, 4, 1), 0);
     assert_int_equal(num_asked, 4);
     int num_followed = 0;
-    for (int i = 0; i < 160; i++) {
+    for (int i = 0; i < 640; i++) {
         qr_spec_seq_init(&seq);
         num_followed += qr_spec_follows(&seq, &config, &costs, 1);
     }

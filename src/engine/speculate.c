@@ -173,7 +173,7 @@ int qr_spec_num_drafts(qr_spec_seq *seq, const qr_spec_config *config, const qr_
 
 bool qr_spec_follows(qr_spec_seq *seq, const qr_spec_config *config, qr_spec_costs *c, int num_seqs)
 {
-    enum { ONE_IN = 16, ASKED_UNTIL_NEXT_PROBE = 64 };
+    enum { ONE_IN = 64, ASKED_UNTIL_NEXT_PROBE = 64 };
     if (seq->draft == QR_SPEC_UNDECIDED) {
         const bool known = c->draft_us_per_token > 0;
         if (config->adaptive && !known && c->num_asked++ % ASKED_UNTIL_NEXT_PROBE > 0) return false;

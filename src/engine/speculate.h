@@ -46,7 +46,7 @@ typedef struct qr_spec_costs {
     unsigned num_asked;                      /* while draft_us_per_token is unknown */
 } qr_spec_costs;
 
-/* A step in which every sequence sampled. */
+/* A step without prompts: each sequence had one token and its drafts. */
 void qr_spec_observe_step(qr_spec_costs *costs, int num_tokens, double us);
 /* What a draft model took for num_drafts of all sequences. */
 void qr_spec_observe_proposal(qr_spec_costs *costs, int num_drafts, double us);

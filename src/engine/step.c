@@ -336,11 +336,13 @@ static void measure_costs(quire_engine *e, double us_per_token)
     qr_sched_set_costs(e->sched, e->compute_us_per_token, e->swap.us_per_block);
 }
 
-static bool all_sample(const qr_sched_step *step)
+/* No entry computes part of a prompt: each has one certain token. */
+static bool only_decodes(const qr_sched_step *step)
 {
-    int i = 0;
-    while (i < step->num_entries && step->entries[i].samples) i++;
-    return i == step->num_entries;
+    int num_certain = 0;
+    for (int i = 0; i < step->num_entries; i++)
+        num_certain += step->entries[i].num_new_tokens - step->entries[i].num_draft_tokens;
+    return num_certain == step->num_entries;
 }
 
 void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t start_us)
@@ -376,7 +378,7 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t star
     if (e->draft) qr_draft_commit(e, step);
     observe_step(e, step, &times);
     observe_tokens(e, times.computed_us);
-    if (all_sample(step)) qr_spec_observe_step(&e->spec_costs, step->num_tokens, forward_us);
+    if (only_decodes(step)) qr_spec_observe_step(&e->spec_costs, step->num_tokens, forward_us);
     qr_profile_lap(e->profile, QUIRE_STEP_UPDATE);
     prefetch_texts(e);
     for (int i = 0; i < e->num_jobs;) {
