@@ -108,26 +108,24 @@ static void drafts_take_only_blocks_that_nobody_is_promised(void **state)
 {
     (void)state;
     qr_sched_options options = small_options(7);
-    options.max_num_batched_tokens = 10;
+    options.max_chunk_tokens = 8;
     options.enable_prefix_caching = false;
     qr_sched *sched = sched_of(&options);
     qr_request *first = add_simple(sched, 0, 2, 20);
     run_step(sched);
-    qr_request *second = add_simple(sched, 10, 19, 5);
-    qr_sched_step step = run_step(sched); /* 9 of its tokens; 5 blocks are promised to it, of which it has 3 */
-    expect_entry(&step, 1, second, 0, 9, false);
-    assert_int_equal(num_free(sched), 3);
+    qr_request *second = add_simple(sched, 10, 19, 5); /* needs 5 blocks, in chunks of 8 tokens */
+    qr_sched_step step = run_step(sched);
+    expect_entry(&step, 1, second, 0, 8, false);
     want(sched, &first->seqs[0], 9, 50);
     qr_sched_schedule(sched, &step);
-    expect_entry(&step, 0, first, 3, 1, true);
-    expect_entry(&step, 1, second, 9, 9, false);
-    finish_step(sched, &step);
+    expect_entry(&step, 0, first, 3, 5, true); /* 2 blocks are free, one of them is promised: 4 drafts, not 7 */
+    expect_entry(&step, 1, second, 8, 8, false);
     assert_int_equal(num_free(sched), 1);
-    want(sched, &first->seqs[0], 9, 50);
-    qr_sched_schedule(sched, &step);
-    expect_entry(&step, 0, first, 4, 4, true); /* the block it needs itself is filled with drafts */
-    expect_entry(&step, 1, second, 18, 1, true);
     finish_step(sched, &step);
+    want(sched, &first->seqs[0], 9, 50);
+    step = run_step(sched);
+    expect_entry(&step, 1, second, 16, 3, true);
+    assert_int_equal(step.num_preempted, 0);
     qr_sched_destroy(sched);
 }
 
