@@ -11,7 +11,8 @@
 
 #include "base/status.h"
 
-/* Of all threads together. 0: not measured on this kind of processor. */
+/* Of all threads together. Arithmetic is 0 where it is not measured: by the scalar kernels
+ * on a processor without AVX2 or NEON's dot product. */
 typedef struct qr_kernel_limits {
     const char *device; /* "cpu (avx512, 2 threads)" */
     double int8_gops, float32_gflops, read_gbs;
