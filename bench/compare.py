@@ -14,7 +14,7 @@ Workloads: sharegpt:CLIENTS   first turns of ShareGPT conversations, their own a
 
 In every round each server in turn gets the same prompts, new ones every round (no server profits from its prefix
 cache); the others are stopped (SIGSTOP) meanwhile. The client is `vllm bench serve`. Ratios are taken within a round,
-then their median. The machine's limits are measured in the same run, by build/bench/kernels.
+then their median. The machine's limits are measured in the same run, by `quire bench kernels`.
 """
 import argparse
 import contextlib
@@ -143,10 +143,9 @@ def served_name(server):
 
 
 def machine():
-    """Processor and its limits, as build/bench/kernels measures them."""
-    peers.run("make", "-s", "build/bench/kernels", cwd=peers.ROOT)
-    first = subprocess.run([peers.ROOT / "build" / "bench" / "kernels", "2", "no such row"], capture_output=True,
-                           text=True).stdout.splitlines()[0]
+    """Processor and its limits, as quire measures them."""
+    first = subprocess.run([peers.ROOT / "build" / "quire", "bench", "kernels", "--filter", "no such row"],
+                           capture_output=True, text=True, check=True).stdout.splitlines()[0]
     names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
     return f"{names[0] if names else 'unknown processor'}, {first}"
 
