@@ -10,9 +10,11 @@ OTHERS_OPTIONS = {"--help", "--version", "--cflags", "--libs"}  # the first two 
 
 
 def known_options(program):
-    """Every --option that the man page lists."""
+    """Every --option that the man page lists or a script in bench/ takes."""
     page = subprocess.run([program, "help", "--man"], capture_output=True, text=True, timeout=20).stdout
-    return set(re.findall(r"--[a-z][a-z0-9-]+", page.replace("\\-", "-"))) | OTHERS_OPTIONS
+    scripts = "".join(path.read_text() for path in ROOT.glob("bench/*.py"))
+    return (set(re.findall(r"--[a-z][a-z0-9-]+", page.replace("\\-", "-"))) | OTHERS_OPTIONS
+            | set(re.findall(r'add_argument\("(--[a-z-]+)"', scripts)))
 
 
 def main():
