@@ -31,7 +31,7 @@ APP_SRC  := $(filter-out src/cli/main.c,$(foreach d,$(APP_DIRS),$(wildcard src/$
 LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o)
 APP_OBJ  := $(APP_SRC:%.c=$(BUILD)/%.o)
 MAIN_OBJ := $(BUILD)/src/cli/main.o
-TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+TESTS    := $(patsubst tests/%,$(BUILD)/tests/%,$(basename $(wildcard tests/test_*.c tests/test_*.cu)))
 FUZZERS  := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c))
 
@@ -119,13 +119,27 @@ $(BUILD)/examples/%: examples/%.c $(BUILD)/libquire.so
 	@echo '  LD   $@'
 	$(Q)$(LINK_TEST) -L$(BUILD) -lquire -Wl,-rpath,'$$ORIGIN/..'
 
+# The CUDA kernels as C++ for this processor, over the emulation in tests/cuda_shim.
+SHIM_CXXFLAGS = -std=c++17 $(WARN) -ffp-contract=off -march=native -fvisibility=hidden -fPIC -pthread -Iinclude -Isrc \
+                -Itests/cuda_shim $(CFLAGS)
+
+$(BUILD)/shim/%.o: % $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '  CXX  $<'
+	$(Q)$(CXX) $(SHIM_CXXFLAGS) -MMD -MP -x c++ -c $< -o $@
+
+$(BUILD)/tests/%: $(BUILD)/shim/tests/%.cu.o $(BUILD)/shim/tests/cuda_shim/shim.cpp.o $(BUILD)/libquire.a
+	@mkdir -p $(@D)
+	@echo '  LD   $@'
+	$(Q)$(CXX) $(ALL_LDFLAGS) -o $@ $^ $(CMOCKA_LIBS) -lm
+
 tests: all $(TESTS) $(EXAMPLES) ## build the test programs
 fuzzers: $(FUZZERS)
 
 # One clang build with ASan, UBSan and fuzzing hooks serves unit tests, the program and the fuzz targets alike.
 # QUIRE_CHECKS: the engine recounts the scheduler's books whenever it falls idle.
 CLANG ?= clang-14
-SAN = PLAIN=$(BUILD) CC=$(CLANG) CFLAGS="-O1 -g -DQUIRE_CHECKS -fno-omit-frame-pointer -fno-sanitize-recover=all
+SAN = PLAIN=$(BUILD) CC=$(CLANG) CXX=$(CLANG:clang%=clang++%) CFLAGS="-O1 -g -DQUIRE_CHECKS -fno-omit-frame-pointer -fno-sanitize-recover=all
 asan: $(VECTOR_OBJ) ## build-asan/: the program, tests and fuzz targets with AddressSanitizer and UBSan (clang)
 	@$(MAKE) --no-print-directory -k BUILD=build-asan $(SAN) -fsanitize=address,undefined,fuzzer-no-link" \
 	    LDFLAGS=-fsanitize=address,undefined build-asan/quire $(TESTS:$(BUILD)/%=build-asan/%) $(FUZZERS:$(BUILD)/%=build-asan/%)
@@ -168,7 +182,7 @@ check-arm: ## cross-compile base, tensor and backend for AArch64, run their test
 fuzz: asan ## every fuzz target for SECONDS seconds each (default 60)
 	@python3 tools/run-tests.py --seconds $(or $(SECONDS),60) fuzz
 
-C_FILES = $(shell git ls-files -co --exclude-standard '*.c' '*.h')
+C_FILES = $(shell git ls-files -co --exclude-standard '*.c' '*.h' '*.cu' '*.cuh' '*.cpp')
 format: ## clang-format all C files in place
 	clang-format-14 -i $(C_FILES)
 
@@ -217,4 +231,5 @@ help: ## this list
 .PHONY: all tests fuzzers asan tsan arm serve deps model check check-fast check-arm fuzz format check-format \
         check-includes check-docs install uninstall clean help FORCE
 .SECONDARY:
+-include $(wildcard $(BUILD)/shim/*/*.d $(BUILD)/shim/*/*/*.d $(BUILD)/shim/*/*/*/*.d)
 -include $(LIB_OBJ:.o=.d) $(APP_OBJ:.o=.d) $(MAIN_OBJ:.o=.d) $(TESTS:=.d) $(FUZZERS:=.d) $(EXAMPLES:=.d)

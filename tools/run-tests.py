@@ -154,7 +154,7 @@ def checks():
 
 
 def unit(build, label, env=None, wrap=()):
-    programs = [name for name in sources("tests/test_*.c") if (ROOT / build / "tests" / name).exists()]
+    programs = [name for name in sources("tests/test_*.c*") if (ROOT / build / "tests" / name).exists()]
     return [Job(f"{label}/{name}", [*wrap, f"{build}/tests/{name}"], "cmocka", env or {}) for name in programs]
 
 
