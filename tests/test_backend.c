@@ -44,7 +44,7 @@ static int set_up(void **state)
             sets[i] = NULL;
             continue;
         }
-        assert_int_equal(sets[i]->ops->reserve(sets[i], 512, 8192, 4096, &error), QUIRE_OK);
+        assert_int_equal(sets[i]->ops->reserve(sets[i], 512, 512, 8192, 4096, &error), QUIRE_OK);
     }
     return sets[0] ? 0 : -1;
 }

@@ -249,7 +249,7 @@ static bool run_way(const problem *p, const way *w, float **out)
 {
     run r = {.p = p, .w = w, .out = out};
     if (qr_cpu_backend_create(set_names[w->set], w->threads, &r.be, NULL) != QUIRE_OK) return false;
-    assert_int_equal(r.be->ops->reserve(r.be, MAX_REQS * MAX_POSITION, 2048, MAX_POSITION, NULL), QUIRE_OK);
+    assert_int_equal(r.be->ops->reserve(r.be, MAX_REQS * MAX_POSITION, MAX_REQS, 2048, MAX_POSITION, NULL), QUIRE_OK);
     int num_blocks = 0, longest = 0;
     for (int i = 0; i < p->num_reqs; i++) {
         num_blocks += (p->lens[i] + w->block_size - 1) / w->block_size;
@@ -443,7 +443,8 @@ static bool attend_alike(const alike *a, int set, int threads, bool together, fl
 {
     qr_backend *be;
     if (qr_cpu_backend_create(set_names[set], threads, &be, NULL) != QUIRE_OK) return false;
-    assert_int_equal(be->ops->reserve(be, MAX_ALIKE_TOKENS + MAX_ALIKE * 24, 2048, MAX_CONTEXT + 128, NULL), QUIRE_OK);
+    assert_int_equal(be->ops->reserve(be, MAX_ALIKE_TOKENS + MAX_ALIKE * 24, MAX_ALIKE, 2048, MAX_CONTEXT + 128, NULL),
+                     QUIRE_OK);
     qr_kv_cache *cache = fill_cache(be, a);
     int cols = a->num_heads * a->head_size;
     qr_attention_args args = {.q = a->q,

@@ -1,15 +1,19 @@
 /* backend: the device contract: memory, weights, KV cache, and the ops of a decoder on batches.
  *
- *   model/ ──► qr_backend (this table of functions) ──► cpu/ (ref, avx2, avx512, neon) | cuda/ (later)
+ *   model/ ──► qr_backend (this table of functions) ──► cpu/ (ref, avx2, avx512, neon) | cuda/
  *
- * Activations are row-major [num_tokens, cols] in the backend's activation type (float32 on the CPU), in buffers
- * from buffer_alloc().  The batch is flat: prompt chunks and single tokens are the same thing (docs/STRUCTURE.md).
+ * Activations are row-major float32 [num_tokens, cols], in buffers from buffer_alloc().  The batch is flat: prompt
+ * chunks and single tokens are the same thing (docs/STRUCTURE.md).
+ *
+ * Where things lie: an op reads and writes buffers, vectors and tables of its backend, and batches from batch_begin(),
+ * all of which may be a device's. Ops of a device are asked for and done later, in order; wait() returns when they are.
+ * On the CPU everything is host memory, batch_begin() gives the caller's batch back and wait() has nothing to do.
  *
  * Same bits: an op's result for one token (one output element) depends on that token's inputs alone, never on the
  * other rows, their number, the tiling, the threads, the block size, or the instruction set. Each op below defines
  * its order of additions; fma means one rounding (C's fmaf). Kernels for every instruction set give equal bits.
  *
- * Allocation: weights, KV cache and reserve() allocate; no op does.
+ * Allocation: what is called create, alloc or reserve allocates; no op does.
  * Threads: one caller at a time.  Source: order of operations ours; batch fields as vLLM's attention metadata. */
 #ifndef QR_BACKEND_BACKEND_H
 #define QR_BACKEND_BACKEND_H
@@ -117,21 +121,34 @@ typedef struct qr_backend_ops {
     void (*destroy)(qr_backend *be);
 
     /* ---- memory */
-    void *(*buffer_alloc)(qr_backend *be, size_t bytes); /* 64-byte aligned, zeroed; NULL on failure */
+    /* Bytes that weights, caches and buffers may still take; *total: all there are, 0 when unknown. */
+    uint64_t (*memory_bytes)(qr_backend *be, uint64_t *total);
+    /* 64-byte aligned, zeroed; NULL on failure. host_reads: after wait() the host may read it too. */
+    void *(*buffer_alloc)(qr_backend *be, size_t bytes, bool host_reads);
     void (*buffer_free)(qr_backend *be, void *ptr, size_t bytes);
-    /* Scratch for batches of up to max_tokens rows, matrices of up to max_cols inputs, contexts of max_context, and for
-     * all that was reserved before. */
-    quire_status (*reserve)(qr_backend *be, int max_tokens, int64_t max_cols, int max_context, quire_error *error);
+    /* A copy of values where ops read them (norm weights, biases, RoPE tables); NULL on failure. */
+    float *(*vector_create)(qr_backend *be, const float *values, int64_t count);
+    void (*vector_destroy)(qr_backend *be, float *vector); /* NULL is fine */
+    /* Scratch for batches of up to max_tokens rows in up to max_reqs requests, matrices of up to max_cols inputs,
+     * contexts of max_context, and for all that was reserved before. */
+    quire_status (*reserve)(qr_backend *be, int max_tokens, int max_reqs, int64_t max_cols, int max_context,
+                            quire_error *error);
+    /* Until all ops so far are done. */
+    void (*wait)(qr_backend *be);
 
     /* ---- weights
      * Pack a matrix view (2-D: dims {K, N}; 1-D is not a matrix) for linear(). AUTO: quantized types stay low-bit and
      * are multiplied with int8 activations; F32, F16, BF16 keep their type and are multiplied in float32.
-     * FLOAT32: quantized types are dequantized to float32 first. The view's data must outlive the weight (embed reads
-     * it). UNSUPPORTED names tensor and type. */
+     * FLOAT32: quantized types are dequantized to float32 first. The view's data may go afterwards. UNSUPPORTED names
+     * tensor and type. */
     quire_status (*weight_create)(qr_backend *be, const qr_tensor_view *view, qr_compute compute, qr_weight **out,
                                   quire_error *error);
     void (*weight_destroy)(qr_backend *be, qr_weight *w);
     size_t (*weight_bytes)(const qr_weight *w);
+    /* The table of an embedding: *out is the view with its rows where embed() reads them; on the CPU the view itself,
+     * whose data must outlive the table. */
+    quire_status (*table_create)(qr_backend *be, const qr_tensor_view *view, qr_tensor_view *out, quire_error *error);
+    void (*table_destroy)(qr_backend *be, qr_tensor_view *table); /* a zeroed one is fine */
 
     /* ---- KV cache */
     quire_status (*kv_cache_create)(qr_backend *be, const qr_kv_config *config, qr_kv_cache **out, quire_error *error);
@@ -144,8 +161,12 @@ typedef struct qr_backend_ops {
     void (*kv_write_block)(qr_backend *be, qr_kv_cache *cache, int32_t block_id, const void *src);
 
     /* ---- ops
-     * embed: out[t] = row ids[t] of the view, dequantized to float32, times scale.
-     *   pos_view (or NULL): row positions[t] + pos_offset of it is added. */
+     * batch_begin: the batch as the ops of this step take it, valid until the next call; its block tables are of
+     *   `cache`. The counts are the caller's. */
+    const qr_batch *(*batch_begin)(qr_backend *be, const qr_batch *batch, const qr_kv_cache *cache);
+
+    /* embed: out[t] = row ids[t] of the table, dequantized to float32, times scale.
+     *   pos_view (or NULL): row positions[t] + pos_offset of that table is added. */
     void (*embed)(qr_backend *be, const qr_tensor_view *view, const int32_t *ids, int num_tokens, float scale,
                   const qr_tensor_view *pos_view, const int32_t *positions, int pos_offset, float *out, int64_t cols);
 
@@ -190,14 +211,14 @@ typedef struct qr_backend_ops {
      *   With prefix_order, requests that begin with the same blocks may read them together: the same bits. */
     void (*attention)(qr_backend *be, const qr_batch *batch, const qr_attention_args *args);
 
-    /* out[i, :] = x[rows[i], :] */
+    /* out[i, :] = x[rows[i], :]; rows in host memory */
     void (*gather_rows)(qr_backend *be, const float *x, const int32_t *rows, int num_rows, int64_t cols, float *out);
 
-    /* For the sampler, on logits [num_rows, ld] in host-readable memory; rows run in parallel.
+    /* For the sampler, on logits [num_rows, ld] that the host reads; rows run in parallel; done on return.
      *   argmax: lowest index of the largest value.  sum_exp: sum of exp(x - max), 16 lanes and tree as in rms_norm. */
     void (*row_stats)(qr_backend *be, const float *x, int64_t ld, int num_rows, int64_t cols, float *out_max,
                       int32_t *out_argmax, float *out_sum_exp);
-    /* out[i] = exp((x[i] - sub) * scale), one row; the same polynomial. */
+    /* out[i] = exp((x[i] - sub) * scale), one row in host memory; the same polynomial; done on return. Any thread. */
     void (*exp_row)(qr_backend *be, const float *x, int64_t cols, float sub, float scale, float *out);
 } qr_backend_ops;
 

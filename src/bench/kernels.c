@@ -66,7 +66,7 @@ void qr_bench_fill_bytes(qr_bench *bench, void *data, size_t bytes)
 
 float *qr_bench_alloc_values(qr_bench *bench, size_t count)
 {
-    float *values = bench->be->ops->buffer_alloc(bench->be, count * sizeof *values);
+    float *values = bench->be->ops->buffer_alloc(bench->be, count * sizeof *values, true);
     for (size_t i = 0; values && i < count; i++) values[i] = (float)(next_random(bench) >> 40) * 0x1p-23f - 1;
     return values;
 }
@@ -117,7 +117,8 @@ quire_status qr_kernels_measure(const qr_kernel_options *options, quire_error *e
 {
     qr_bench bench = {.options = options, .random = 88172645463325252u};
     QR_TRY(qr_cpu_backend_create(options->isa, options->threads, &bench.be, error));
-    quire_status status = bench.be->ops->reserve(bench.be, QR_BENCH_MAX_TOKENS, MAX_COLS, MAX_CONTEXT, error);
+    quire_status status =
+        bench.be->ops->reserve(bench.be, QR_BENCH_MAX_TOKENS, QR_BENCH_MAX_TOKENS, MAX_COLS, MAX_CONTEXT, error);
     if (status == QUIRE_OK) status = measure_all(&bench, error);
     bench.be->ops->destroy(bench.be);
     if (status == QUIRE_OK && bench.stopped) return qr_fail(error, QUIRE_ABORTED, "stopped");

@@ -172,7 +172,7 @@ quire_status qr_bench_limits(qr_bench *bench, quire_error *error)
         job.int8 = true;
         bench->limits.int8_gops = 8 * lanes / qr_bench_time(bench, run_compute, &job) * 1e-9;
     }
-    uint8_t *data = be->ops->buffer_alloc(be, READ_BYTES);
+    uint8_t *data = be->ops->buffer_alloc(be, READ_BYTES, true);
     if (!data) return qr_fail_nomem(error, "what is read", READ_BYTES);
     memset(data, 1, READ_BYTES);
     job.data = data;

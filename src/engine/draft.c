@@ -98,7 +98,7 @@ quire_status qr_draft_reserve(qr_draft *d, const qr_kv_config *target, int max_t
     const qr_kv_config kv = qr_draft_kv_config(d, target);
     d->max_tokens = max_tokens > 2 * max_seqs ? max_tokens : 2 * max_seqs; /* a drafting sequence has 2 at most */
     QR_TRY(d->be->ops->kv_cache_create(d->be, &kv, &d->cache, error));
-    QR_TRY(qr_model_workspace_create(d->model, d->max_tokens, max_logits_rows, max_model_len, &d->ws, error));
+    QR_TRY(qr_model_workspace_create(d->model, d->max_tokens, max_seqs, max_logits_rows, max_model_len, &d->ws, error));
     QR_TRY(
         qr_batch_init(&d->batch, d->max_tokens, max_seqs, (max_model_len + kv.block_size - 1) / kv.block_size, error));
     d->jobs = qr_calloc((size_t)max_seqs, sizeof *d->jobs);

@@ -145,15 +145,14 @@ static quire_status size_pool(quire_engine *e, quire_error *error)
         const qr_kv_config draft_kv = qr_draft_kv_config(e->draft, &kv);
         block_bytes += be->ops->kv_block_bytes(be, &draft_kv);
     }
-    uint64_t memory = o->kv_cache_memory_bytes;
-    if (memory == 0) memory = (uint64_t)((double)qr_memory_available_bytes() * o->gpu_memory_utilization);
+    uint64_t total, available = be->ops->memory_bytes(be, &total), memory = o->kv_cache_memory_bytes;
+    if (memory == 0) memory = (uint64_t)((double)available * o->gpu_memory_utilization);
     kv.num_blocks = o->num_kv_blocks > 0 ? o->num_kv_blocks : (int64_t)(memory / block_bytes);
     if (kv.num_blocks > INT32_MAX) kv.num_blocks = INT32_MAX;
     if (kv.num_blocks < 1)
         return qr_fail_param(error, "kv_cache_memory_bytes",
                              "the KV cache gets %llu bytes, but one block of %d tokens takes %zu",
                              (unsigned long long)memory, o->block_size, block_bytes);
-    uint64_t total = qr_memory_total_bytes();
     if (total && (uint64_t)kv.num_blocks > total / block_bytes)
         return qr_fail_param(error, o->num_kv_blocks > 0 ? "num_kv_blocks" : "kv_cache_memory_bytes",
                              "a KV cache of %lld blocks takes %.4g GiB, but this machine or its cgroup has %.4g GiB",
@@ -263,8 +262,8 @@ static quire_status load_draft(quire_engine *e, quire_error *error)
 static quire_status create_workspaces(quire_engine *e, quire_error *error)
 {
     const quire_engine_options *o = &e->options;
-    QR_TRY(qr_model_workspace_create(e->model->model, o->max_num_batched_tokens, e->logits_rows, o->max_model_len,
-                                     &e->ws, error));
+    QR_TRY(qr_model_workspace_create(e->model->model, o->max_num_batched_tokens, o->max_num_seqs, e->logits_rows,
+                                     o->max_model_len, &e->ws, error));
     if (!e->draft) return QUIRE_OK;
     return qr_draft_reserve(e->draft, &e->kv_config, o->max_num_batched_tokens, o->max_num_seqs, o->max_model_len,
                             e->logits_rows, error);

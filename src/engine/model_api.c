@@ -196,7 +196,7 @@ static quire_status one_prompt_create(quire_model *m, qr_kv_dtype kv_dtype, int 
     p->slot_mapping = qr_malloc((size_t)num_ids * sizeof *p->slot_mapping);
     if (!p->ints || !p->slot_mapping) return qr_fail_nomem(error, "the prompt", (size_t)num_ids * 20);
     QR_TRY(m->backend->ops->kv_cache_create(m->backend, &kv, &p->cache, error));
-    return qr_model_workspace_create(m->model, num_ids, LOGITS_ROWS, num_ids, &p->ws, error);
+    return qr_model_workspace_create(m->model, num_ids, 1, LOGITS_ROWS, num_ids, &p->ws, error);
 }
 
 static void one_prompt_run(quire_model *m, one_prompt *p, const int32_t *ids, int num_ids, float *out)

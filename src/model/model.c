@@ -29,7 +29,7 @@ struct qr_model {
     qr_backend *be;
     const qr_checkpoint *ckpt;
     qr_compute compute;
-    qr_tensor_view token_embd, position_embd;
+    qr_tensor_view token_embd, position_embd; /* tables */
     norm output_norm;
     linear output;
     float *freq_factors; /* [rotary_dim / 2] or NULL */
@@ -42,7 +42,7 @@ struct qr_model_workspace {
     qr_backend *be;
     float *cos, *sin;
     float *x, *h, *qkv, *attn, *up, *act, *rows, *logits;
-    size_t table_bytes, x_bytes, qkv_bytes, attn_bytes, up_bytes, act_bytes, rows_bytes, logits_bytes;
+    size_t x_bytes, qkv_bytes, attn_bytes, up_bytes, act_bytes, rows_bytes, logits_bytes;
 };
 
 /* ---- tensors by name ------------------------------------------------------------------------------ */
@@ -86,8 +86,8 @@ static quire_status wrong_shape(const qr_model *m, const qr_tensor_view *v, int6
                    (long long)rows, (long long)cols);
 }
 
-/* A vector as float32; *out NULL when it is absent and not required. */
-static quire_status load_vector(qr_model *m, int il, const char *stem, const char *suffix, int64_t len, bool required,
+/* A vector as float32 in host memory; *out NULL when it is absent and not required. */
+static quire_status read_vector(qr_model *m, int il, const char *stem, const char *suffix, int64_t len, bool required,
                                 float **out, quire_error *error)
 {
     char name[256];
@@ -102,6 +102,18 @@ static quire_status load_vector(qr_model *m, int il, const char *stem, const cha
     m->num_parameters += len;
     m->weights_bytes += (size_t)len * sizeof **out;
     return QUIRE_OK;
+}
+
+/* A vector for the backend's ops; likewise. */
+static quire_status load_vector(qr_model *m, int il, const char *stem, const char *suffix, int64_t len, bool required,
+                                float **out, quire_error *error)
+{
+    float *values = NULL;
+    QR_TRY(read_vector(m, il, stem, suffix, len, required, &values, error));
+    if (!values) return QUIRE_OK;
+    *out = m->be->ops->vector_create(m->be, values, len);
+    qr_free(values);
+    return *out ? QUIRE_OK : qr_fail_nomem(error, stem, (size_t)len * sizeof **out);
 }
 
 static quire_status load_norm(qr_model *m, int il, const char *stem, norm *out, quire_error *error)
@@ -182,29 +194,31 @@ static quire_status load_layer(qr_model *m, int il, quire_error *error)
     return load_linear(m, il, "ffn_down", hidden, c->intermediate_size, a->other_bias, &l->ffn_down, error);
 }
 
+/* checkpoint_view (or NULL): the same where the checkpoint has it. */
 static quire_status load_embedding(qr_model *m, const char *stem, int64_t min_rows, qr_tensor_view *out,
-                                   quire_error *error)
+                                   qr_tensor_view *checkpoint_view, quire_error *error)
 {
     char name[256];
     const qr_tensor_view *view = find(m, -1, stem, "weight", name, sizeof name);
     if (!view) return qr_fail(error, QUIRE_FORMAT, "%s: tensor '%s' is missing", qr_checkpoint_path(m->ckpt), name);
     if (view->num_dims != 2 || qr_tensor_cols(view) != m->config.hidden_size || qr_tensor_rows(view) < min_rows)
         return wrong_shape(m, view, m->config.hidden_size, min_rows, error);
-    *out = *view;
     m->num_parameters += qr_tensor_rows(view) * qr_tensor_cols(view);
-    return QUIRE_OK;
+    if (checkpoint_view) *checkpoint_view = *view;
+    return m->be->ops->table_create(m->be, view, out, error);
 }
 
 static quire_status load_ends(qr_model *m, quire_error *error)
 {
     const qr_model_config *c = &m->config;
-    QR_TRY(load_embedding(m, "token_embd", c->vocab_size, &m->token_embd, error));
+    qr_tensor_view token_embd;
+    QR_TRY(load_embedding(m, "token_embd", c->vocab_size, &m->token_embd, &token_embd, error));
     if (c->arch->learned_positions)
         QR_TRY(load_embedding(m, "position_embd", c->max_position_embeddings + c->arch->position_offset,
-                              &m->position_embd, error));
+                              &m->position_embd, NULL, error));
     QR_TRY(load_norm(m, -1, "output_norm", &m->output_norm, error));
     if (!c->arch->learned_positions && qr_checkpoint_is_gguf(m->ckpt))
-        QR_TRY(load_vector(m, -1, "rope_freqs", "weight", c->rotary_dim / 2, false, &m->freq_factors, error));
+        QR_TRY(read_vector(m, -1, "rope_freqs", "weight", c->rotary_dim / 2, false, &m->freq_factors, error));
     for (int i = 0; m->freq_factors && i < c->rotary_dim / 2; i++)
         if (!(m->freq_factors[i] > 0))
             return qr_fail(error, QUIRE_FORMAT, "%s: tensor 'rope_freqs.weight' must be positive",
@@ -212,7 +226,7 @@ static quire_status load_ends(qr_model *m, quire_error *error)
     char name[256];
     if (!c->tie_word_embeddings && find(m, -1, "output", "weight", name, sizeof name))
         return load_linear(m, -1, "output", c->vocab_size, c->hidden_size, false, &m->output, error);
-    m->output.view = m->token_embd;
+    m->output.view = token_embd;
     QR_TRY(m->be->ops->weight_create(m->be, &m->output.view, m->compute, &m->output.weight, error));
     m->weights_bytes += m->be->ops->weight_bytes(m->output.weight);
     return QUIRE_OK;
@@ -255,14 +269,14 @@ quire_status qr_model_load(const qr_checkpoint *ckpt, qr_backend *be, qr_compute
 static void free_linear(qr_model *m, linear *l)
 {
     if (l->weight) m->be->ops->weight_destroy(m->be, l->weight);
-    qr_free(l->bias);
+    m->be->ops->vector_destroy(m->be, l->bias);
     qr_free(l->owned);
 }
 
-static void free_norm(norm *n)
+static void free_norm(qr_model *m, norm *n)
 {
-    qr_free(n->weight);
-    qr_free(n->bias);
+    m->be->ops->vector_destroy(m->be, n->weight);
+    m->be->ops->vector_destroy(m->be, n->bias);
 }
 
 void qr_model_destroy(qr_model *m)
@@ -270,17 +284,19 @@ void qr_model_destroy(qr_model *m)
     if (!m) return;
     for (int il = 0; m->layers && il < m->config.num_layers; il++) {
         layer *l = &m->layers[il];
-        free_norm(&l->attn_norm);
-        free_norm(&l->ffn_norm);
+        free_norm(m, &l->attn_norm);
+        free_norm(m, &l->ffn_norm);
         for (int i = 0; i < 3; i++) free_linear(m, &l->qkv[i]);
         for (int i = 0; i < 2; i++) free_linear(m, &l->ffn_up[i]);
         free_linear(m, &l->attn_output);
         free_linear(m, &l->ffn_down);
-        qr_free(l->q_norm);
-        qr_free(l->k_norm);
+        m->be->ops->vector_destroy(m->be, l->q_norm);
+        m->be->ops->vector_destroy(m->be, l->k_norm);
     }
-    free_norm(&m->output_norm);
+    free_norm(m, &m->output_norm);
     free_linear(m, &m->output);
+    m->be->ops->table_destroy(m->be, &m->token_embd);
+    m->be->ops->table_destroy(m->be, &m->position_embd);
     qr_free(m->freq_factors);
     qr_free(m->layers);
     qr_free(m);
@@ -306,50 +322,59 @@ static int64_t qkv_cols(const qr_model_config *c)
 }
 
 static quire_status take(qr_model_workspace *ws, float **out, size_t *out_bytes, int64_t rows, int64_t cols,
-                         const char *what, quire_error *error)
+                         bool host_reads, const char *what, quire_error *error)
 {
     size_t bytes;
     if (qr_mul_overflow((size_t)rows, (size_t)cols * sizeof(float), &bytes))
         return qr_fail_nomem(error, what, SIZE_MAX);
-    *out = ws->be->ops->buffer_alloc(ws->be, bytes);
+    *out = ws->be->ops->buffer_alloc(ws->be, bytes, host_reads);
     if (!*out) return qr_fail_nomem(error, what, bytes);
     *out_bytes = bytes;
     return QUIRE_OK;
 }
 
-static quire_status take_all(const qr_model *m, qr_model_workspace *ws, int max_tokens, int max_rows, int max_positions,
-                             quire_error *error)
+static quire_status create_rope_tables(const qr_model *m, qr_model_workspace *ws, int max_positions, quire_error *error)
+{
+    int64_t count = (int64_t)max_positions * (m->config.rotary_dim / 2);
+    float *tables = qr_calloc((size_t)count, 2 * sizeof *tables);
+    if (tables) {
+        qr_model_rope_tables(&m->config, m->freq_factors, max_positions, tables, tables + count);
+        ws->cos = ws->be->ops->vector_create(ws->be, tables, count);
+        ws->sin = ws->be->ops->vector_create(ws->be, tables + count, count);
+    }
+    qr_free(tables);
+    return ws->cos && ws->sin ? QUIRE_OK : qr_fail_nomem(error, "the RoPE tables", (size_t)count * 2 * sizeof *tables);
+}
+
+static quire_status take_all(const qr_model *m, qr_model_workspace *ws, int max_tokens, int max_reqs, int max_rows,
+                             int max_positions, quire_error *error)
 {
     const qr_model_config *c = &m->config;
     int64_t attn = (int64_t)c->num_heads * c->head_size,
             up = (int64_t)c->intermediate_size * (c->arch->gated_mlp ? 2 : 1);
-    if (!c->arch->learned_positions) {
-        QR_TRY(take(ws, &ws->cos, &ws->table_bytes, max_positions, c->rotary_dim / 2, "the RoPE tables", error));
-        QR_TRY(take(ws, &ws->sin, &ws->table_bytes, max_positions, c->rotary_dim / 2, "the RoPE tables", error));
-        qr_model_rope_tables(c, m->freq_factors, max_positions, ws->cos, ws->sin);
-    }
-    QR_TRY(take(ws, &ws->x, &ws->x_bytes, max_tokens, c->hidden_size, "activations", error));
-    QR_TRY(take(ws, &ws->h, &ws->x_bytes, max_tokens, c->hidden_size, "activations", error));
-    QR_TRY(take(ws, &ws->qkv, &ws->qkv_bytes, max_tokens, qkv_cols(c), "activations", error));
-    QR_TRY(take(ws, &ws->attn, &ws->attn_bytes, max_tokens, attn, "activations", error));
-    QR_TRY(take(ws, &ws->up, &ws->up_bytes, max_tokens, up, "activations", error));
+    if (!c->arch->learned_positions) QR_TRY(create_rope_tables(m, ws, max_positions, error));
+    QR_TRY(take(ws, &ws->x, &ws->x_bytes, max_tokens, c->hidden_size, false, "activations", error));
+    QR_TRY(take(ws, &ws->h, &ws->x_bytes, max_tokens, c->hidden_size, false, "activations", error));
+    QR_TRY(take(ws, &ws->qkv, &ws->qkv_bytes, max_tokens, qkv_cols(c), false, "activations", error));
+    QR_TRY(take(ws, &ws->attn, &ws->attn_bytes, max_tokens, attn, false, "activations", error));
+    QR_TRY(take(ws, &ws->up, &ws->up_bytes, max_tokens, up, false, "activations", error));
     if (c->arch->gated_mlp)
-        QR_TRY(take(ws, &ws->act, &ws->act_bytes, max_tokens, c->intermediate_size, "activations", error));
-    QR_TRY(take(ws, &ws->rows, &ws->rows_bytes, max_rows, c->hidden_size, "the rows that sample", error));
-    QR_TRY(take(ws, &ws->logits, &ws->logits_bytes, max_rows, c->vocab_size, "logits", error));
+        QR_TRY(take(ws, &ws->act, &ws->act_bytes, max_tokens, c->intermediate_size, false, "activations", error));
+    QR_TRY(take(ws, &ws->rows, &ws->rows_bytes, max_rows, c->hidden_size, false, "the rows that sample", error));
+    QR_TRY(take(ws, &ws->logits, &ws->logits_bytes, max_rows, c->vocab_size, true, "logits", error));
     int64_t max_cols = attn > c->intermediate_size ? attn : c->intermediate_size;
     if (max_cols < c->hidden_size) max_cols = c->hidden_size;
     int rows = max_tokens > max_rows ? max_tokens : max_rows;
-    return ws->be->ops->reserve(ws->be, rows, max_cols, max_positions, error);
+    return ws->be->ops->reserve(ws->be, rows, max_reqs, max_cols, max_positions, error);
 }
 
-quire_status qr_model_workspace_create(const qr_model *m, int max_tokens, int max_logits_rows, int max_positions,
-                                       qr_model_workspace **out, quire_error *error)
+quire_status qr_model_workspace_create(const qr_model *m, int max_tokens, int max_reqs, int max_logits_rows,
+                                       int max_positions, qr_model_workspace **out, quire_error *error)
 {
     qr_model_workspace *ws = qr_calloc(1, sizeof *ws);
     if (!ws) return qr_fail_nomem(error, "the workspace", sizeof *ws);
     ws->be = m->be;
-    quire_status status = take_all(m, ws, max_tokens, max_logits_rows, max_positions, error);
+    quire_status status = take_all(m, ws, max_tokens, max_reqs, max_logits_rows, max_positions, error);
     if (status != QUIRE_OK) {
         qr_model_workspace_destroy(ws);
         return status;
@@ -364,12 +389,13 @@ void qr_model_workspace_destroy(qr_model_workspace *ws)
     const struct {
         float *ptr;
         size_t bytes;
-    } buffers[] = {{ws->cos, ws->table_bytes},    {ws->sin, ws->table_bytes}, {ws->x, ws->x_bytes},
-                   {ws->h, ws->x_bytes},          {ws->qkv, ws->qkv_bytes},   {ws->attn, ws->attn_bytes},
-                   {ws->up, ws->up_bytes},        {ws->act, ws->act_bytes},   {ws->rows, ws->rows_bytes},
-                   {ws->logits, ws->logits_bytes}};
+    } buffers[] = {{ws->x, ws->x_bytes},       {ws->h, ws->x_bytes},          {ws->qkv, ws->qkv_bytes},
+                   {ws->attn, ws->attn_bytes}, {ws->up, ws->up_bytes},        {ws->act, ws->act_bytes},
+                   {ws->rows, ws->rows_bytes}, {ws->logits, ws->logits_bytes}};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         if (buffers[i].ptr) ws->be->ops->buffer_free(ws->be, buffers[i].ptr, buffers[i].bytes);
+    ws->be->ops->vector_destroy(ws->be, ws->cos);
+    ws->be->ops->vector_destroy(ws->be, ws->sin);
     qr_free(ws);
 }
 
@@ -453,6 +479,7 @@ static void mlp_part(const qr_model *m, qr_model_workspace *ws, int num_tokens, 
 void qr_model_forward(const qr_model *m, qr_model_workspace *ws, const qr_batch *batch, qr_kv_cache *cache)
 {
     const qr_model_config *c = &m->config;
+    batch = m->be->ops->batch_begin(m->be, batch, cache);
     m->be->ops->embed(m->be, &m->token_embd, batch->input_ids, batch->num_tokens, 1.0f,
                       c->arch->learned_positions ? &m->position_embd : NULL, batch->positions, c->arch->position_offset,
                       ws->x, c->hidden_size);
@@ -468,5 +495,6 @@ const float *qr_model_logits(const qr_model *m, qr_model_workspace *ws, const in
     m->be->ops->gather_rows(m->be, ws->x, rows, num_rows, c->hidden_size, ws->rows);
     apply_norm(m, &m->output_norm, ws->rows, num_rows, ws->rows);
     apply_linear(m, &m->output, 1, ws->rows, c->hidden_size, num_rows, ws->logits, c->vocab_size, false);
+    m->be->ops->wait(m->be);
     return ws->logits;
 }

@@ -30,9 +30,11 @@ int64_t qr_model_num_parameters(const qr_model *model);
 /* KV layout of this model; dtype, block_size and num_blocks are left for the caller. */
 qr_kv_config qr_model_kv_config(const qr_model *model);
 
-/* Activations for steps of up to max_tokens rows and RoPE tables for positions below max_positions. */
-QUIRE_MUST_USE quire_status qr_model_workspace_create(const qr_model *model, int max_tokens, int max_logits_rows,
-                                                      int max_positions, qr_model_workspace **out, quire_error *error);
+/* Activations for steps of up to max_tokens rows of max_reqs requests and RoPE tables for positions below
+ * max_positions. */
+QUIRE_MUST_USE quire_status qr_model_workspace_create(const qr_model *model, int max_tokens, int max_reqs,
+                                                      int max_logits_rows, int max_positions, qr_model_workspace **out,
+                                                      quire_error *error);
 void qr_model_workspace_destroy(qr_model_workspace *ws);
 
 /* Run the batch: K and V of all its tokens are in `cache` and the final hidden states in ws afterwards.

@@ -40,9 +40,16 @@ static void parallel_rows(qr_cpu_backend *cpu, int64_t rows, int64_t cols, qr_ra
 
 /* ---- memory */
 
-static void *buffer_alloc(qr_backend *be, size_t bytes)
+static uint64_t memory_bytes(qr_backend *be, uint64_t *total)
 {
     (void)be;
+    *total = qr_memory_total_bytes();
+    return qr_memory_available_bytes();
+}
+
+static void *buffer_alloc(qr_backend *be, size_t bytes, bool host_reads)
+{
+    (void)be, (void)host_reads;
     return qr_pages_alloc(bytes);
 }
 
@@ -51,6 +58,22 @@ static void buffer_free(qr_backend *be, void *ptr, size_t bytes)
     (void)be;
     qr_pages_free(ptr, bytes);
 }
+
+static float *vector_create(qr_backend *be, const float *values, int64_t count)
+{
+    (void)be;
+    float *vector = qr_malloc((size_t)count * sizeof *vector);
+    if (vector) memcpy(vector, values, (size_t)count * sizeof *vector);
+    return vector;
+}
+
+static void vector_destroy(qr_backend *be, float *vector)
+{
+    (void)be;
+    qr_free(vector);
+}
+
+static void wait_for_ops(qr_backend *be) { (void)be; }
 
 static void release_scratch(qr_cpu_backend *cpu)
 {
@@ -64,8 +87,10 @@ static void release_scratch(qr_cpu_backend *cpu)
     cpu->max_cols = 0;
 }
 
-static quire_status reserve(qr_backend *be, int max_tokens, int64_t max_cols, int max_context, quire_error *error)
+static quire_status reserve(qr_backend *be, int max_tokens, int max_reqs, int64_t max_cols, int max_context,
+                            quire_error *error)
 {
+    (void)max_reqs;
     qr_cpu_backend *cpu = qr_cpu(be);
     assert(max_tokens > 0 && max_cols > 0 && max_context > 0);
     if (max_tokens < cpu->max_tokens) max_tokens = cpu->max_tokens; /* whoever reserved before keeps what it needs */
@@ -146,6 +171,21 @@ static void weight_destroy(qr_backend *be, qr_weight *w)
 }
 
 static size_t weight_bytes(const qr_weight *w) { return w->bytes; }
+
+static quire_status table_create(qr_backend *be, const qr_tensor_view *view, qr_tensor_view *out, quire_error *error)
+{
+    (void)be, (void)error;
+    *out = *view;
+    return QUIRE_OK;
+}
+
+static void table_destroy(qr_backend *be, qr_tensor_view *table) { (void)be, (void)table; }
+
+static const qr_batch *batch_begin(qr_backend *be, const qr_batch *batch, const qr_kv_cache *cache)
+{
+    (void)be, (void)cache;
+    return batch;
+}
 
 /* ---- row-wise ops */
 
@@ -323,12 +363,19 @@ static void destroy(qr_backend *be)
 }
 
 static const qr_backend_ops cpu_ops = {.destroy = destroy,
+                                       .memory_bytes = memory_bytes,
                                        .buffer_alloc = buffer_alloc,
                                        .buffer_free = buffer_free,
+                                       .vector_create = vector_create,
+                                       .vector_destroy = vector_destroy,
                                        .reserve = reserve,
+                                       .wait = wait_for_ops,
                                        .weight_create = weight_create,
                                        .weight_destroy = weight_destroy,
                                        .weight_bytes = weight_bytes,
+                                       .table_create = table_create,
+                                       .table_destroy = table_destroy,
+                                       .batch_begin = batch_begin,
                                        .kv_cache_create = qr_cpu_kv_cache_create,
                                        .kv_cache_destroy = qr_cpu_kv_cache_destroy,
                                        .kv_block_bytes = qr_cpu_kv_block_bytes,
