@@ -128,7 +128,13 @@ $(BUILD)/shim/%.o: % $(BUILD)/flags
 	@echo '  CXX  $<'
 	$(Q)$(CXX) $(SHIM_CXXFLAGS) -MMD -MP -x c++ -c $< -o $@
 
-$(BUILD)/tests/%: $(BUILD)/shim/tests/%.cu.o $(BUILD)/shim/tests/cuda_shim/shim.cpp.o $(BUILD)/libquire.a
+SHIM_OBJ := $(patsubst %,$(BUILD)/shim/%.o,tests/cuda_shim/shim.cpp $(wildcard src/backend/cuda/*.cu))
+$(BUILD)/libshim.a: $(SHIM_OBJ)
+	@echo '  AR   $@'
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+
+$(BUILD)/tests/%: $(BUILD)/shim/tests/%.cu.o $(BUILD)/libshim.a $(BUILD)/libquire.a
 	@mkdir -p $(@D)
 	@echo '  LD   $@'
 	$(Q)$(CXX) $(ALL_LDFLAGS) -o $@ $^ $(CMOCKA_LIBS) -lm

@@ -86,6 +86,7 @@ template <class F> void shim_launch(dim3 grid, dim3 block, size_t shared_bytes, 
     shim_run(
         grid, block, shared_bytes, [](void *f) { (*(F *)f)(); }, &body);
 }
+#define QR_UNROLL
 #define QR_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
     shim_launch(grid, block, shared_bytes, stream, [=] { kernel(__VA_ARGS__); })
 #define QR_DYNAMIC_SHARED(type, name) type *name = reinterpret_cast<type *>(shim_now.shared)
@@ -193,6 +194,7 @@ static inline unsigned __float_as_uint(float f) { return (unsigned)__float_as_in
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 static inline int __ffs(int x) { return __builtin_ffs(x); }
+static inline float qr_exp2(float x) { return x < -126 ? 0 : exp2f(x); }
 /* Four bytes of the eight of y:x (x the lower ones), each picked by a nibble of s. */
 static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s)
 {

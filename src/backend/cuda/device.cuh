@@ -25,6 +25,8 @@
 
 #ifdef __CUDACC__
 
+#define QR_UNROLL _Pragma("unroll") /* before a loop whose arrays are to lie in registers */
+
 #define QR_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
     kernel<<<grid, block, shared_bytes, stream>>>(__VA_ARGS__)
 
@@ -106,6 +108,14 @@ static __device__ __forceinline__ void qr_ldmatrix_x4_trans(uint32_t r[4], const
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(qr_shared_address(row))
                  : "memory");
+}
+
+/* 2^x to about two units in the last place; results below 2^-126 are 0. 2^0 is 1. */
+static __device__ __forceinline__ float qr_exp2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
 
 /* 16 bytes from global to shared memory, both 16-byte aligned, in the background; zeros when not valid (global must be

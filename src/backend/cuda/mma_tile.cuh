@@ -1,0 +1,346 @@
+/* mma_tile: what one warp does with a tile of 64 keys for 16 RT query rows, and how tiles come to shared memory.
+ *
+ *   shared   q [rows][HD] f16 | two tiles [64][HD] f16                                  float16 cache: K, V
+ *                             | codes of K, of V [64][HD] | one tile | scales K, V      8-bit caches: K, V in turn
+ *
+ * Rows of HD values are swizzled (mma_index.cuh), codes are not. A warp's registers: o [16 RT][HD] and s [16 RT][64] as
+ * results of mma, and per lane the maximum and its part of the sum of rows lane / 4 and lane / 4 + 8. */
+#ifndef QR_BACKEND_CUDA_MMA_TILE_CUH
+#define QR_BACKEND_CUDA_MMA_TILE_CUH
+
+#include "backend/cuda/mma_attention.h"
+#include "backend/cuda/mma_index.cuh"
+
+enum { QR_KEY_COLS = QR_MMA_KEYS / 8, QR_SCALE_BYTES = 2 * QR_MMA_KEYS * 2 };
+
+/* What the threads of a block work on together. */
+typedef struct qr_mma_work {
+    int kv_head;
+    int num_rows; /* of the request: tokens * group */
+    int group;
+    int first_row, end_row; /* the block's */
+    int first_token;        /* flat, of the request */
+    int first_position;     /* of the request's first new token */
+    int begin, end;         /* keys that some row of the block sees, within what the block does */
+    const int32_t *table;
+    const uint8_t *k, *v; /* the head's, in block 0 */
+} qr_mma_work;
+
+template <int HD> static constexpr int qr_tile_bytes = QR_MMA_KEYS *HD * 2;
+
+template <int HD, int RT> struct qr_mma_state {
+    float o[RT][HD / 8][4], m[RT][2], l[RT][2];
+};
+
+template <int WARPS> static __device__ __forceinline__ void qr_mma_sync(void)
+{
+    if (WARPS == 1)
+        __syncwarp();
+    else
+        __syncthreads();
+}
+
+static __device__ __forceinline__ uint32_t qr_pack_f16(float x, float y)
+{
+    __half2 h = __floats2half2_rn(x, y);
+    uint32_t bits;
+    memcpy(&bits, &h, sizeof bits);
+    return bits;
+}
+
+/* ---- to shared memory */
+
+/* q of the block's rows, rounded to float16; zeros past them. */
+template <int HD>
+static __device__ __forceinline__ void qr_load_queries(const qr_mma_attention &a, const qr_mma_work &w, int rows,
+                                                       uint4 *q, int thread, int threads)
+{
+    for (int i = thread; i < rows * (HD / 8); i += threads) {
+        int r = i / (HD / 8), chunk = i % (HD / 8), row = w.first_row + r;
+        uint4 bits = make_uint4(0, 0, 0, 0);
+        if (row < w.end_row) {
+            int head = w.kv_head * w.group + row % w.group;
+            const float4 *x = reinterpret_cast<const float4 *>(a.q + (int64_t)(w.first_token + row / w.group) * a.ld_q +
+                                                               head * HD + chunk * 8);
+            float4 low = x[0], high = x[1];
+            bits = make_uint4(qr_pack_f16(low.x, low.y), qr_pack_f16(low.z, low.w), qr_pack_f16(high.x, high.y),
+                              qr_pack_f16(high.z, high.w));
+        }
+        q[qr_swizzle(r, chunk, HD / 8)] = bits;
+    }
+}
+
+/* Ask for rows [start, start + 64) of K or V (base), in the block's range, as they are stored. */
+template <int HD>
+static __device__ __forceinline__ void qr_fetch_tile(const qr_mma_attention &a, const qr_mma_work &w,
+                                                     const uint8_t *base, int start, uint4 *tile, uint4 *scales,
+                                                     int thread, int threads)
+{
+    bool codes = a.dtype != QR_KV_F16;
+    int chunks = codes ? HD / 16 : HD / 8, row_bytes = chunks * 16;
+    for (int i = thread; i < QR_MMA_KEYS * chunks; i += threads) {
+        int key = i / chunks, chunk = i % chunks, position = start + key;
+        bool valid = position >= w.begin && position < w.end;
+        const uint8_t *row =
+            valid ? base + qr_paged_offset(w.table, position, a.block_size, a.block_bytes, row_bytes) : base;
+        qr_cp_async_16(&tile[codes ? i : qr_swizzle(key, chunk, HD / 8)], row + chunk * 16, valid);
+    }
+    if (a.dtype != QR_KV_INT8) return;
+    for (int i = thread; i < QR_MMA_KEYS / 8; i += threads) { /* eight keys' scales: never of two blocks */
+        int position = start + 8 * i;
+        bool valid = position + 8 > w.begin && position < w.end;
+        const uint8_t *row = base;
+        if (valid)
+            row += qr_paged_offset(w.table, position, a.block_size, a.block_bytes, 2) + (int64_t)a.block_size * HD;
+        qr_cp_async_16(&scales[i], row, valid);
+    }
+}
+
+/* Two codes as float16: INT8 times the scale; E5M2 as they are; E4M3 times 2^-8. x has four codes, pair 0 or 1. */
+static __device__ __forceinline__ uint32_t qr_decode_pair(qr_kv_dtype dtype, uint32_t x, int pair, float d)
+{
+    if (dtype == QR_KV_INT8) { /* 32768 + (code + 128), less 32896: exact, as is 32896 d */
+        uint32_t u = x ^ 0x80808080u;
+        float low = __uint_as_float(__byte_perm(u, 0x47000000u, pair ? 0x7424 : 0x7404));
+        float high = __uint_as_float(__byte_perm(u, 0x47000000u, pair ? 0x7434 : 0x7414));
+        return qr_pack_f16(fmaf(low, d, -32896.0f * d), fmaf(high, d, -32896.0f * d));
+    }
+    uint32_t y = __byte_perm(x, 0, pair ? 0x3424 : 0x1404); /* codes in the upper bytes of two halves */
+    if (dtype == QR_KV_FP8_E5M2) return y;
+    uint32_t magnitude = y >> 1 & 0x3F803F80u; /* NaN, 0x3F80, gets the exponent of one */
+    return (y & 0x80008000u) | magnitude | ((magnitude + 0x00800080u) & 0x40004000u);
+}
+
+/* 8-bit codes to a tile of float16; zeros out of the block's range. */
+template <int HD>
+static __device__ __forceinline__ void qr_decode_tile(const qr_mma_attention &a, const qr_mma_work &w, int start,
+                                                      const uint4 *codes, const uint4 *scales, uint4 *tile, int thread,
+                                                      int threads)
+{
+    const __half *d = reinterpret_cast<const __half *>(scales);
+    for (int i = thread; i < QR_MMA_KEYS * (HD / 16); i += threads) {
+        int key = i / (HD / 16), chunk = i % (HD / 16), position = start + key;
+        bool valid = position >= w.begin && position < w.end;
+        uint4 x = codes[i], low = make_uint4(0, 0, 0, 0), high = low;
+        if (valid) {
+            float scale = a.dtype == QR_KV_INT8 ? __half2float(d[key]) : 0;
+            low = make_uint4(qr_decode_pair(a.dtype, x.x, 0, scale), qr_decode_pair(a.dtype, x.x, 1, scale),
+                             qr_decode_pair(a.dtype, x.y, 0, scale), qr_decode_pair(a.dtype, x.y, 1, scale));
+            high = make_uint4(qr_decode_pair(a.dtype, x.z, 0, scale), qr_decode_pair(a.dtype, x.z, 1, scale),
+                              qr_decode_pair(a.dtype, x.w, 0, scale), qr_decode_pair(a.dtype, x.w, 1, scale));
+        }
+        tile[qr_swizzle(key, 2 * chunk, HD / 8)] = low;
+        tile[qr_swizzle(key, 2 * chunk + 1, HD / 8)] = high;
+    }
+}
+
+/* ---- one warp, one tile */
+
+/* s = q K^T for rows q_row .. of q */
+template <int HD, int RT>
+static __device__ __forceinline__ void qr_scores(const uint4 *q, int q_row, const uint4 *k,
+                                                 float (&s)[RT][QR_KEY_COLS][4], int lane)
+{
+    QR_UNROLL
+    for (int rt = 0; rt < RT; rt++) QR_UNROLL
+    for (int n = 0; n < QR_KEY_COLS; n++) QR_UNROLL
+    for (int i = 0; i < 4; i++) s[rt][n][i] = 0;
+    QR_UNROLL
+    for (int step = 0; step < HD / 16; step++) {
+        uint32_t qa[RT][4];
+        QR_UNROLL
+        for (int rt = 0; rt < RT; rt++)
+            qr_ldmatrix_x4(qa[rt], &q[qr_swizzle(q_row + 16 * rt + qr_ldmatrix_a_row(lane),
+                                                 2 * step + qr_ldmatrix_a_chunk(lane), HD / 8)]);
+        QR_UNROLL
+        for (int n = 0; n < QR_KEY_COLS; n += 2) {
+            uint32_t kb[4];
+            qr_ldmatrix_x4(
+                kb, &k[qr_swizzle(8 * n + qr_ldmatrix_b_row(lane), 2 * step + qr_ldmatrix_b_chunk(lane), HD / 8)]);
+            QR_UNROLL
+            for (int rt = 0; rt < RT; rt++) {
+                qr_mma_f16(s[rt][n], qa[rt], kb);
+                qr_mma_f16(s[rt][n + 1], qa[rt], kb + 2);
+            }
+        }
+    }
+}
+
+/* Scores to probabilities, relative to the largest score so far; o and l follow it. position: of the lane's rows,
+ * -1 for rows that are not there; all_seen: no row of the warp needs a mask. */
+template <int HD, int RT>
+static __device__ __forceinline__ void qr_softmax(qr_mma_state<HD, RT> &state, float (&s)[RT][QR_KEY_COLS][4],
+                                                  float scale, int window, int start, const int (&position)[RT][2],
+                                                  bool all_seen, int lane)
+{
+    QR_UNROLL
+    for (int rt = 0; rt < RT; rt++) QR_UNROLL
+    for (int half = 0; half < 2; half++) {
+        float largest = state.m[rt][half];
+        QR_UNROLL
+        for (int n = 0; n < QR_KEY_COLS; n++) QR_UNROLL
+        for (int i = 2 * half; i < 2 * half + 2; i++) {
+            float x = s[rt][n][i] * scale;
+            if (!all_seen && !qr_sees(position[rt][half], start + 8 * n + qr_mma_d_col(lane, i), window)) x = -INFINITY;
+            s[rt][n][i] = x;
+            largest = fmaxf(largest, x);
+        }
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
+        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
+        float base = largest == -INFINITY ? 0 : largest, sum = 0;
+        float shrink = qr_exp2(state.m[rt][half] - base);
+        QR_UNROLL
+        for (int n = 0; n < QR_KEY_COLS; n++) QR_UNROLL
+        for (int i = 2 * half; i < 2 * half + 2; i++) {
+            s[rt][n][i] = qr_exp2(s[rt][n][i] - base);
+            sum += s[rt][n][i];
+        }
+        state.m[rt][half] = largest;
+        state.l[rt][half] = fmaf(state.l[rt][half], shrink, sum);
+        QR_UNROLL
+        for (int n = 0; n < HD / 8; n++) {
+            state.o[rt][n][2 * half] *= shrink;
+            state.o[rt][n][2 * half + 1] *= shrink;
+        }
+    }
+}
+
+/* o += P V: s as mma leaves it is A as mma takes it. */
+template <int HD, int RT>
+static __device__ __forceinline__ void qr_values(qr_mma_state<HD, RT> &state, const float (&s)[RT][QR_KEY_COLS][4],
+                                                 const uint4 *v, int lane)
+{
+    QR_UNROLL
+    for (int step = 0; step < QR_MMA_KEYS / 16; step++) {
+        uint32_t p[RT][4];
+        QR_UNROLL
+        for (int rt = 0; rt < RT; rt++) QR_UNROLL
+        for (int i = 0; i < 4; i++)
+            p[rt][i] = qr_pack_f16(s[rt][2 * step + i / 2][i % 2 * 2], s[rt][2 * step + i / 2][i % 2 * 2 + 1]);
+        QR_UNROLL
+        for (int n = 0; n < HD / 8; n += 2) {
+            uint32_t vb[4];
+            qr_ldmatrix_x4_trans(
+                vb, &v[qr_swizzle(16 * step + qr_ldmatrix_a_row(lane), n + qr_ldmatrix_a_chunk(lane), HD / 8)]);
+            QR_UNROLL
+            for (int rt = 0; rt < RT; rt++) {
+                qr_mma_f16(state.o[rt][n], p[rt], vb);
+                qr_mma_f16(state.o[rt][n + 1], p[rt], vb + 2);
+            }
+        }
+    }
+}
+
+template <int HD, int RT> static __device__ __forceinline__ void qr_clear_state(qr_mma_state<HD, RT> &state)
+{
+    QR_UNROLL
+    for (int rt = 0; rt < RT; rt++) {
+        state.m[rt][0] = state.m[rt][1] = -INFINITY;
+        state.l[rt][0] = state.l[rt][1] = 0;
+        QR_UNROLL
+        for (int n = 0; n < HD / 8; n++) QR_UNROLL
+        for (int i = 0; i < 4; i++) state.o[rt][n][i] = 0;
+    }
+}
+
+/* ---- a block's keys in order */
+
+/* All of [w.begin, w.end): K of the next tile is on its way during softmax and P V, V during the next scores.
+ * fold(state) is called after each segment, with l complete, and state begins anew. */
+template <int HD, int RT, int WARPS, class Fold>
+static __device__ __forceinline__ void qr_attend(const qr_mma_attention &a, const qr_mma_work &w, unsigned char *shared,
+                                                 Fold fold)
+{
+    const int threads = 32 * WARPS, thread = (int)threadIdx.x, lane = thread & 31, warp_row = thread / 32 * 16 * RT;
+    const bool codes = a.dtype != QR_KV_F16;
+    uint4 *q = reinterpret_cast<uint4 *>(shared);
+    uint4 *tile0 = q + 16 * RT * WARPS * HD / 8, *tile1 = tile0 + qr_tile_bytes<HD> / 16;
+    uint4 *fetch_k = tile0, *fetch_v = codes ? tile0 + qr_tile_bytes<HD> / 32 : tile1;
+    uint4 *k_scales = tile1 + qr_tile_bytes<HD> / 16, *v_scales = k_scales + QR_SCALE_BYTES / 32;
+    const uint4 *k_tile = codes ? tile1 : tile0, *v_tile = tile1;
+    float scale = a.scale * 1.44269504f * (a.dtype == QR_KV_FP8_E4M3 ? 256.0f : 1.0f);
+
+    int position[RT][2], first = 0x7fffffff, last = -1; /* of the warp's rows */
+    QR_UNROLL
+    for (int rt = 0; rt < RT; rt++) QR_UNROLL
+    for (int half = 0; half < 2; half++) {
+        int row = w.first_row + warp_row + 16 * rt + qr_mma_d_row(lane, 2 * half);
+        position[rt][half] = row < w.end_row ? w.first_position + row / w.group : -1;
+    }
+    if (w.first_row + warp_row < w.end_row) {
+        first = w.first_position + (w.first_row + warp_row) / w.group;
+        last = w.first_position + (min(w.first_row + warp_row + 16 * RT, w.end_row) - 1) / w.group;
+    }
+
+    qr_mma_state<HD, RT> state;
+    qr_clear_state(state);
+    int start = w.begin / QR_MMA_KEYS * QR_MMA_KEYS;
+    qr_fetch_tile<HD>(a, w, w.k, start, fetch_k, k_scales, thread, threads);
+    qr_cp_async_commit();
+    qr_fetch_tile<HD>(a, w, w.v, start, fetch_v, v_scales, thread, threads);
+    qr_cp_async_commit();
+    qr_load_queries<HD>(a, w, 16 * RT * WARPS, q, thread, threads);
+    for (; start < w.end; start += QR_MMA_KEYS) {
+        int next = start + QR_MMA_KEYS;
+        bool seen = start <= last && next > qr_first_key(first, a.window), more = next < w.end;
+        bool all_seen = next - 1 <= first && start >= qr_first_key(last, a.window) && last >= 0;
+        float s[RT][QR_KEY_COLS][4];
+
+        qr_cp_async_wait<1>();
+        qr_mma_sync<WARPS>();
+        if (codes) {
+            qr_decode_tile<HD>(a, w, start, fetch_k, k_scales, tile1, thread, threads);
+            qr_mma_sync<WARPS>();
+        }
+        if (seen) qr_scores<HD, RT>(q, warp_row, k_tile, s, lane);
+        qr_mma_sync<WARPS>();
+        if (more) qr_fetch_tile<HD>(a, w, w.k, next, fetch_k, k_scales, thread, threads);
+        qr_cp_async_commit();
+        if (seen) qr_softmax<HD, RT>(state, s, scale, a.window, start, position, all_seen, lane);
+
+        qr_cp_async_wait<1>();
+        qr_mma_sync<WARPS>();
+        if (codes) {
+            qr_decode_tile<HD>(a, w, start, fetch_v, v_scales, tile1, thread, threads);
+            qr_mma_sync<WARPS>();
+        }
+        if (seen) qr_values<HD, RT>(state, s, v_tile, lane);
+        qr_mma_sync<WARPS>();
+        if (more) qr_fetch_tile<HD>(a, w, w.v, next, fetch_v, v_scales, thread, threads);
+        qr_cp_async_commit();
+
+        if (next % QR_MMA_SEGMENT == 0 || !more) {
+            QR_UNROLL
+            for (int rt = 0; rt < RT; rt++) QR_UNROLL
+            for (int half = 0; half < 2; half++) {
+                state.l[rt][half] += __shfl_xor_sync(0xffffffffu, state.l[rt][half], 1);
+                state.l[rt][half] += __shfl_xor_sync(0xffffffffu, state.l[rt][half], 2);
+            }
+            fold(state);
+            qr_clear_state(state);
+        }
+    }
+    qr_cp_async_wait<0>();
+}
+
+/* ---- segments */
+
+/* The factors of backend.h's merge of (m, l) with a later part; l and m become the result's. Parts that saw nothing
+ * (m = -inf) leave the other as it is. */
+static __device__ __forceinline__ void qr_merge_factors(float *m, float *l, float later_m, float later_l, float *factor,
+                                                        float *later_factor)
+{
+    float largest = fmaxf(*m, later_m), base = largest == -INFINITY ? 0 : largest;
+    *factor = qr_exp2(*m - base);
+    *later_factor = qr_exp2(later_m - base);
+    *l = fmaf(*l, *factor, later_l * *later_factor);
+    *m = largest;
+}
+
+/* What V's codes were not multiplied with, over the sum of the probabilities. */
+static __device__ __forceinline__ float qr_out_factor(qr_kv_dtype dtype, float l)
+{
+    return (dtype == QR_KV_FP8_E4M3 ? 256.0f : 1.0f) / l;
+}
+
+#endif
