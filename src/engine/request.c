@@ -486,8 +486,9 @@ static void send(quire_request *r, int seq_idx, size_t bytes, quire_output *o)
         qr_request_deliver(r, o);
     }
     text[bytes] = saved;
-    memmove(text, text + bytes, seq->text.len - bytes + 1);
     seq->text.len -= bytes;
+    memmove(text, text + bytes, seq->text.len);
+    text[seq->text.len] = '\0';
     seq->stop_scan_from -= seq->stop_scan_from < bytes ? seq->stop_scan_from : bytes;
 }
 

@@ -26,8 +26,8 @@ typedef struct qr_output_seq {
     size_t stop_scan_from; /* stop strings may begin at this byte of text or later */
     bool started;          /* the first output has been made */
     bool finished;
-    double cumulative_logprob;
     int64_t last_token_us;
+    double cumulative_logprob;
     qr_spec_seq spec;
 
     /* of a sequence that is chosen among: what its output will be, once it has finished */
@@ -49,36 +49,38 @@ typedef struct qr_queued_output qr_queued_output;
 struct quire_request {
     /* immutable after submit */
     struct quire_engine *engine;
-    const quire_model *model;
-    quire_sampling_params params; /* arrays point into copies owned by the request */
     void *param_copies;
-    int num_seqs;          /* that run: best_of, or n */
-    bool chosen_among;     /* outputs come whole at the end (final.c): best_of above n, beam search */
     int max_output_tokens; /* >= 1: what the scheduler plans for */
+    int priority;
     int32_t *prompt_ids;
-    int num_prompt;
     char *prompt_text; /* with echo, else NULL */
     size_t prompt_text_bytes;
     uint64_t extra_key, key;
-    int priority;
+    int64_t arrival_us;
+
+    /* the same; from here to first_token_us, what each token reads, side by side */
+    const quire_model *model;
+    quire_sampling_params params; /* arrays point into copies owned by the request */
+    int num_seqs;                 /* that run: best_of, or n */
+    bool chosen_among;            /* outputs come whole at the end (final.c): best_of above n, beam search */
+    int num_prompt;
     void (*on_output)(void *user, const quire_output *output);
     void *user;
-    int64_t arrival_us;
+
+    /* engine thread */
+    int num_finished;
+    qr_request *sched_request; /* NULL before it is added */
+    qr_output_seq *seqs;       /* [num_seqs] */
+    qr_beam_search *beams;     /* NULL without beam search */
+    int64_t first_token_us;    /* 0 before */
+    int64_t first_scheduled_us;
+    qr_prompt_logprobs prompt_logprobs;
+    quire_request *next; /* inbox, and the list of live requests */
+    quire_request *prev;
 
     atomic_int num_refs;
     atomic_bool abort_requested;
     atomic_bool *abort_pending; /* the engine's: some request wants to be aborted */
-
-    /* engine thread */
-    qr_request *sched_request; /* NULL before it is added */
-    qr_output_seq *seqs;       /* [num_seqs] */
-    qr_beam_search *beams;     /* NULL without beam search */
-    int num_finished;
-    qr_prompt_logprobs prompt_logprobs;
-    int64_t first_scheduled_us; /* 0 before */
-    int64_t first_token_us;
-    quire_request *next; /* inbox, and the list of live requests */
-    quire_request *prev;
 
     /* polling */
     pthread_mutex_t lock;

@@ -1,4 +1,5 @@
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -126,12 +127,25 @@ static void sample_rows(quire_engine *e, const qr_sched_step *step)
     }
 }
 
-/* The model's work has pushed all that the outputs read out of the caches, and each new token's text lies elsewhere.
- * Fetched in one loop the misses overlap; met one by one they are most of the outputs' time. */
-static void prefetch_texts(const quire_engine *e)
+/* What the jobs' outputs are made of, one loop for each pointer on the way. */
+static void prefetch_outputs(const quire_engine *e)
 {
     const qr_tokenizer *tokenizer = e->model->tokenizer;
-    for (int i = 0; i < e->num_jobs && tokenizer; i++) qr_detok_prefetch(tokenizer, e->jobs[i].token);
+    for (int i = 0; i < e->num_jobs; i++) {
+        const qr_seq *seq = e->jobs[i].seq;
+        const quire_request *r = request_of(seq->request);
+        qr_prefetch(&r->model, offsetof(quire_request, first_scheduled_us) - offsetof(quire_request, model));
+        qr_prefetch(seq->output_token_ids + seq->num_output_tokens, sizeof *seq->output_token_ids);
+        if (tokenizer) qr_detok_prefetch(tokenizer, e->jobs[i].token);
+    }
+    for (int i = 0; i < e->num_jobs; i++) {
+        const qr_seq *seq = e->jobs[i].seq;
+        qr_prefetch(&request_of(seq->request)->seqs[seq->idx], offsetof(qr_output_seq, cumulative_logprob));
+    }
+    for (int i = 0; i < e->num_jobs; i++) {
+        const qr_seq *seq = e->jobs[i].seq;
+        __builtin_prefetch(request_of(seq->request)->seqs[seq->idx].text.data);
+    }
 }
 
 /* ---- tokens to outputs ---------------------------------------------------------------------------------- */
@@ -376,11 +390,11 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t star
 
     qr_sched_commit_step(e->sched);
     if (e->draft) qr_draft_commit(e, step);
+    prefetch_outputs(e);
     observe_step(e, step, &times);
     observe_tokens(e, times.computed_us);
     if (only_decodes(step)) qr_spec_observe_step(&e->spec_costs, step->num_tokens, forward_us);
     qr_profile_lap(e->profile, QUIRE_STEP_UPDATE);
-    prefetch_texts(e);
     for (int i = 0; i < e->num_jobs;) {
         if (request_of(e->jobs[i].seq->request)->beams)
             qr_engine_take_beam(e, i++);

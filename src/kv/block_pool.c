@@ -227,6 +227,11 @@ void qr_block_pool_touch(qr_block_pool *pool, const int32_t *ids, int32_t num_bl
     }
 }
 
+void qr_block_pool_prefetch(const qr_block_pool *pool, int32_t block_id)
+{
+    __builtin_prefetch(block_at(pool, block_id));
+}
+
 void qr_block_pool_set_live(qr_block_pool *pool, int32_t block_id, int num_live)
 {
     block *b = block_at(pool, block_id);

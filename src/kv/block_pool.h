@@ -73,6 +73,9 @@ void qr_block_pool_free(qr_block_pool *pool, const int32_t *ids, int32_t num_blo
 /* Take one more reference per id: blocks in use (a fork), or found by lookup (then they leave the free list). */
 void qr_block_pool_touch(qr_block_pool *pool, const int32_t *ids, int32_t num_blocks);
 
+/* A block's references and live slots will be read soon: fetch them into the cache. */
+void qr_block_pool_prefetch(const qr_block_pool *pool, int32_t block_id);
+
 /* Say how many leading slots of a block in use hold computed tokens, 0 .. block_size. Kept for num_live_slots. */
 void qr_block_pool_set_live(qr_block_pool *pool, int32_t block_id, int num_live);
 

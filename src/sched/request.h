@@ -50,7 +50,6 @@ typedef struct qr_seq {
     int32_t *output_token_ids; /* [max_output_tokens] outputs, then num_draft_tokens drafts */
     qr_block_table table;      /* empty unless RUNNING; with regions, one from admission to finish or preemption */
     int row;                   /* 0 .. max_num_seqs - 1, unique among sequences of admitted groups; -1 when none */
-    void *user;                /* the engine's */
 } qr_seq;
 
 struct qr_request {

@@ -33,14 +33,6 @@ uint32_t qr_bpe_byte_char(unsigned char byte)
     return 0x143;
 }
 
-int qr_bpe_char_byte(uint32_t cp)
-{
-    if ((cp >= 0x21 && cp <= 0x7E) || (cp >= 0xA1 && cp <= 0xAC) || (cp >= 0xAE && cp <= 0xFF)) return (int)cp;
-    if (cp >= 0x100 && cp <= 0x120) return (int)(cp - 0x100);
-    if (cp >= 0x121 && cp <= 0x142) return (int)(cp - 0x121 + 0x7F);
-    return cp == 0x143 ? 0xAD : -1;
-}
-
 void qr_bpe_init(qr_bpe *bpe, const qr_vocab *vocab)
 {
     for (int b = 0; b < 256; b++) {

@@ -51,6 +51,8 @@ static int feed(qr_detok *d, const char *bytes, size_t num, qr_buf *out)
         memmove(d->pending, d->pending + n, d->num_pending);
     }
     for (copied = i; i < num; i += (size_t)n) {
+        n = 1;
+        if ((unsigned char)bytes[i] < 0x80) continue;
         qr_utf8_kind kind = qr_unicode_next(bytes + i, num - i, &n);
         if (kind == QR_UTF8_CHAR) continue;
         if (emit(d, bytes + copied, i - copied, out)) return -1;
@@ -128,7 +130,7 @@ static int flush(qr_detok *d, qr_buf *out)
 static const char *token_text(const qr_tokenizer *tok, int32_t id, size_t *out_bytes)
 {
     const char *text = qr_vocab_text(&tok->vocab, id, out_bytes);
-    if (!text || !(tok->vocab.flags[id] & QR_TOKEN_NORMALIZED)) return text;
+    if (!text || !(tok->vocab.tokens[id].flags & QR_TOKEN_NORMALIZED)) return text;
     for (size_t i = 0; i < tok->normalized.len; i++) {
         if (tok->normalized.tokens[i].id != id) continue;
         *out_bytes = tok->normalized.tokens[i].pattern_bytes;
@@ -141,9 +143,7 @@ void qr_detok_prefetch(const qr_tokenizer *tok, int32_t id)
 {
     const qr_vocab *vocab = &tok->vocab;
     if (id < 0 || id >= vocab->num_tokens) return;
-    __builtin_prefetch(&vocab->flags[id]);
-    __builtin_prefetch(&vocab->lengths[id]);
-    __builtin_prefetch(vocab->texts.data + vocab->offsets[id]);
+    __builtin_prefetch(vocab->texts.data + vocab->tokens[id].offset);
 }
 
 quire_status qr_detok_push(qr_detok *d, int32_t id, qr_buf *out)

@@ -302,7 +302,7 @@ const char *qr_tokenizer_token(const qr_tokenizer *tok, int32_t id, size_t *out_
 
 bool qr_tokenizer_is_special(const qr_tokenizer *tok, int32_t id)
 {
-    return id >= 0 && id < tok->vocab.num_tokens && (tok->vocab.flags[id] & QR_TOKEN_SPECIAL);
+    return id >= 0 && id < tok->vocab.num_tokens && (tok->vocab.tokens[id].flags & QR_TOKEN_SPECIAL);
 }
 
 int32_t qr_tokenizer_bos_id(const qr_tokenizer *tok) { return tok->bos_id; }

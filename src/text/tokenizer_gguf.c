@@ -288,7 +288,7 @@ static quire_status collect_merges(const qr_tokenizer *tok, const qr_checkpoint 
         if (!qr_meta_array_f64(scores, i, &score) || score != score)
             return qr_fail(error, QUIRE_FORMAT, "%s: the score of token %llu is no number", qr_checkpoint_path(ckpt),
                            (unsigned long long)i);
-        if (!(tok->vocab.flags[i] & QR_TOKEN_MODEL) || tok->vocab.lengths[i] > MAX_TOKEN_BYTES) continue;
+        if (!(tok->vocab.tokens[i].flags & QR_TOKEN_MODEL) || tok->vocab.tokens[i].length > MAX_TOKEN_BYTES) continue;
         QR_TRY(add_cuts(&tok->vocab, (uint32_t)i, (float)score, list, error));
     }
     return QUIRE_OK;

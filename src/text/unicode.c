@@ -115,25 +115,6 @@ qr_utf8_kind qr_unicode_next(const char *s, size_t len, int *out_bytes)
     return QR_UTF8_CHAR;
 }
 
-uint32_t qr_unicode_decode(const char *s, int *out_bytes)
-{
-    const unsigned char *u = (const unsigned char *)s;
-    if (u[0] < 0x80) {
-        *out_bytes = 1;
-        return u[0];
-    }
-    if (u[0] < 0xE0) {
-        *out_bytes = 2;
-        return (uint32_t)(u[0] & 0x1F) << 6 | (u[1] & 0x3F);
-    }
-    if (u[0] < 0xF0) {
-        *out_bytes = 3;
-        return (uint32_t)(u[0] & 0x0F) << 12 | (uint32_t)(u[1] & 0x3F) << 6 | (u[2] & 0x3F);
-    }
-    *out_bytes = 4;
-    return (uint32_t)(u[0] & 0x07) << 18 | (uint32_t)(u[1] & 0x3F) << 12 | (uint32_t)(u[2] & 0x3F) << 6 | (u[3] & 0x3F);
-}
-
 int qr_unicode_encode(uint32_t cp, char out[4])
 {
     if (cp < 0x80) {

@@ -24,7 +24,24 @@ typedef enum qr_utf8_kind {
 /* What starts at s (len >= 1); *out_bytes is the length of the character or of the maximal invalid part. */
 qr_utf8_kind qr_unicode_next(const char *s, size_t len, int *out_bytes);
 /* The character at s, which must be valid UTF-8; *out_bytes is its length. */
-uint32_t qr_unicode_decode(const char *s, int *out_bytes);
+static inline uint32_t qr_unicode_decode(const char *s, int *out_bytes)
+{
+    const unsigned char *u = (const unsigned char *)s;
+    if (u[0] < 0x80) {
+        *out_bytes = 1;
+        return u[0];
+    }
+    if (u[0] < 0xE0) {
+        *out_bytes = 2;
+        return (uint32_t)(u[0] & 0x1F) << 6 | (u[1] & 0x3F);
+    }
+    if (u[0] < 0xF0) {
+        *out_bytes = 3;
+        return (uint32_t)(u[0] & 0x0F) << 12 | (uint32_t)(u[1] & 0x3F) << 6 | (u[2] & 0x3F);
+    }
+    *out_bytes = 4;
+    return (uint32_t)(u[0] & 0x07) << 18 | (uint32_t)(u[1] & 0x3F) << 12 | (uint32_t)(u[2] & 0x3F) << 6 | (u[3] & 0x3F);
+}
 int qr_unicode_encode(uint32_t cp, char out[4]); /* bytes written, 1..4 */
 
 bool qr_unicode_is_valid(const char *text, size_t text_bytes);

@@ -23,12 +23,9 @@ quire_status qr_vocab_init(qr_vocab *vocab, uint64_t num_tokens, uint64_t num_me
                        (int)QR_VOCAB_MAX_TOKENS);
     uint32_t text_slots = table_size(num_tokens);
     vocab->num_tokens = (int)num_tokens;
-    vocab->offsets = qr_calloc(num_tokens, sizeof *vocab->offsets);
-    vocab->lengths = qr_calloc(num_tokens, sizeof *vocab->lengths);
-    vocab->flags = qr_calloc(num_tokens, 1);
+    vocab->tokens = qr_calloc(num_tokens, sizeof *vocab->tokens);
     vocab->by_text = qr_malloc(text_slots * sizeof *vocab->by_text);
-    if (!vocab->offsets || !vocab->lengths || !vocab->flags || !vocab->by_text)
-        return qr_fail_nomem(error, "the vocabulary", (size_t)num_tokens * 17);
+    if (!vocab->tokens || !vocab->by_text) return qr_fail_nomem(error, "the vocabulary", (size_t)num_tokens * 20);
     memset(vocab->by_text, 0xFF, text_slots * sizeof *vocab->by_text);
     vocab->by_text_mask = text_slots - 1;
     return qr_vocab_reserve_merges(vocab, num_merges, error);
@@ -60,9 +57,7 @@ quire_status qr_vocab_reserve_merges(qr_vocab *vocab, uint64_t num_merges, quire
 
 void qr_vocab_deinit(qr_vocab *vocab)
 {
-    qr_free(vocab->offsets);
-    qr_free(vocab->lengths);
-    qr_free(vocab->flags);
+    qr_free(vocab->tokens);
     qr_free(vocab->texts.data);
     qr_free(vocab->by_text);
     qr_free(vocab->merges);
@@ -72,7 +67,8 @@ void qr_vocab_deinit(qr_vocab *vocab)
 
 static bool has_text(const qr_vocab *vocab, int32_t id, const char *text, size_t text_bytes)
 {
-    return vocab->lengths[id] == text_bytes && memcmp(vocab->texts.data + vocab->offsets[id], text, text_bytes) == 0;
+    const qr_vocab_token *token = &vocab->tokens[id];
+    return token->length == text_bytes && memcmp(vocab->texts.data + token->offset, text, text_bytes) == 0;
 }
 
 /* The slot that holds this text, or the empty one where it belongs. */
@@ -97,20 +93,21 @@ quire_status qr_vocab_set(qr_vocab *vocab, uint64_t id, const char *text, size_t
     if (id >= (uint64_t)vocab->num_tokens)
         return qr_fail(error, QUIRE_INVALID, "tokenizer: token id %llu is outside 0..%d", (unsigned long long)id,
                        vocab->num_tokens - 1);
-    bool same = (vocab->flags[id] & QR_TOKEN_PRESENT) && has_text(vocab, (int32_t)id, text, text_bytes);
+    qr_vocab_token *token = &vocab->tokens[id];
+    bool same = (token->flags & QR_TOKEN_PRESENT) && has_text(vocab, (int32_t)id, text, text_bytes);
     if (!same) {
         if (text_bytes > QR_VOCAB_MAX_BYTES || vocab->texts.len > QR_VOCAB_MAX_BYTES)
             return qr_fail(error, QUIRE_FORMAT, "tokenizer: more than %d bytes of token texts",
                            (int)QR_VOCAB_MAX_BYTES);
-        if ((vocab->flags[id] & QR_TOKEN_PRESENT) && (flags & QR_TOKEN_MODEL))
+        if ((token->flags & QR_TOKEN_PRESENT) && (flags & QR_TOKEN_MODEL))
             return qr_fail(error, QUIRE_FORMAT, "tokenizer: token id %llu is given twice, with different texts",
                            (unsigned long long)id);
         uint32_t offset = (uint32_t)vocab->texts.len;
         if (qr_buf_append(&vocab->texts, text, text_bytes)) return qr_fail_nomem(error, "token texts", text_bytes);
-        vocab->offsets[id] = offset;
-        vocab->lengths[id] = (uint32_t)text_bytes;
+        token->offset = offset;
+        token->length = (uint32_t)text_bytes;
     }
-    vocab->flags[id] |= (uint8_t)(flags | QR_TOKEN_PRESENT);
+    token->flags |= (uint8_t)(flags | QR_TOKEN_PRESENT);
     if (flags & QR_TOKEN_MODEL) {
         uint32_t slot = find_slot(vocab, text, text_bytes);
         if (vocab->by_text[slot] < 0) vocab->by_text[slot] = (int32_t)id;
@@ -129,15 +126,15 @@ int32_t qr_vocab_find_any(const qr_vocab *vocab, const char *text, size_t text_b
 {
     int32_t id = qr_vocab_find(vocab, text, text_bytes);
     for (int32_t i = 0; id < 0 && i < vocab->num_tokens; i++)
-        if ((vocab->flags[i] & QR_TOKEN_PRESENT) && has_text(vocab, i, text, text_bytes)) id = i;
+        if ((vocab->tokens[i].flags & QR_TOKEN_PRESENT) && has_text(vocab, i, text, text_bytes)) id = i;
     return id;
 }
 
 const char *qr_vocab_text(const qr_vocab *vocab, int32_t id, size_t *out_bytes)
 {
-    if (id < 0 || id >= vocab->num_tokens || !(vocab->flags[id] & QR_TOKEN_PRESENT)) return NULL;
-    *out_bytes = vocab->lengths[id];
-    return vocab->texts.data + vocab->offsets[id];
+    if (id < 0 || id >= vocab->num_tokens || !(vocab->tokens[id].flags & QR_TOKEN_PRESENT)) return NULL;
+    *out_bytes = vocab->tokens[id].length;
+    return vocab->texts.data + vocab->tokens[id].offset;
 }
 
 void qr_vocab_put_merge(qr_vocab *vocab, uint32_t left, uint32_t right, uint32_t rank, uint32_t merged)

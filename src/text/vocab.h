@@ -1,6 +1,6 @@
 /* vocab: token texts by id, ids by text, and the merge rules of byte-pair encoding.
  *
- *   texts    one arena; token id ─► (offset, length); flags per id
+ *   texts    one arena; token id ─► offset, length and flags
  *   by text  hash of the text ─► id            only tokens of the model itself, not those added on top of it
  *   merges   hash of (left id, right id) ─► (rank, id of the merged token); ranks are below max_merges, no two the same
  *
@@ -28,10 +28,14 @@ typedef struct qr_merge {
     uint32_t left, right, rank, merged; /* left == UINT32_MAX: an empty slot */
 } qr_merge;
 
+typedef struct qr_vocab_token {
+    uint32_t offset, length; /* of its text in `texts` */
+    uint8_t flags;           /* QR_TOKEN_* */
+} qr_vocab_token;
+
 typedef struct qr_vocab {
     int num_tokens;
-    uint32_t *offsets, *lengths; /* [num_tokens] into texts */
-    uint8_t *flags;              /* [num_tokens] QR_TOKEN_* */
+    qr_vocab_token *tokens; /* [num_tokens] */
     qr_buf texts;
     int32_t *by_text; /* open addressing, -1: empty */
     uint32_t by_text_mask;
