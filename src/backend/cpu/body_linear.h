@@ -12,8 +12,15 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/unroll.h"
 
-/* One token reads the panels as one stream, this many bytes behind its prefetches. */
+/* Float panels, and with one token low-bit panels, are read as one stream, this many bytes behind its prefetches. */
 enum { FETCH_AHEAD = 8192 };
+
+/* Tokens of the next tile, at most max: as many tiles as must be, of nearly one size. */
+INLINE int tile_tokens(int left, const int max)
+{
+    int tiles = (left + max - 1) / max;
+    return (left + tiles - 1) / tiles;
+}
 
 INLINE v16 load_weights(qr_dtype dtype, const uint8_t *w)
 {
@@ -22,21 +29,20 @@ INLINE v16 load_weights(qr_dtype dtype, const uint8_t *w)
     return v16_load((const float *)w);
 }
 
-INLINE void float_tile(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, size_t ahead, int64_t k, const float *x,
-                       int64_t ld_x, const int T, const int P, float *acc, int64_t ld_acc)
+/* P panels of a pair from w on. */
+INLINE void float_tile(qr_dtype dtype, const uint8_t *w, size_t ahead, int64_t k, const float *x, int64_t ld_x,
+                       const int T, const int P, float *acc, int64_t ld_acc)
 {
-    const size_t step = dtype == QR_F32 ? 64 : 32;
-    v16 sum[V16_TOKENS][4];
+    const size_t panel = dtype == QR_F32 ? 64 : 32; /* 16 rows of a column */
+    v16 sum[V16_TOKENS][2];
     UNROLL
     for (int t = 0; t < T; t++) UNROLL
     for (int p = 0; p < P; p++) sum[t][p] = v16_load(acc + t * ld_acc + p * 16);
-    for (int64_t i = 0; i < k; i++, w += step) {
-        v16 b[4];
+    for (int64_t i = 0; i < k; i++, w += 2 * panel) {
+        v16 b[2];
         UNROLL
-        for (int p = 0; p < P; p++) {
-            b[p] = load_weights(dtype, w + (size_t)p * panel_bytes);
-            prefetch(w + (size_t)p * panel_bytes + ahead, 1);
-        }
+        for (int p = 0; p < P; p++) b[p] = load_weights(dtype, w + (size_t)p * panel);
+        prefetch(w + ahead, P * (int)panel);
         UNROLL
         for (int t = 0; t < T; t++) {
             v16 a = v16_set1(x[t * ld_x + i]);
@@ -49,29 +55,30 @@ INLINE void float_tile(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, siz
     for (int p = 0; p < P; p++) v16_store(acc + t * ld_acc + p * 16, sum[t][p]);
 }
 
-INLINE void float_panels(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, const int P, int64_t k, const float *x,
-                         int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)
+INLINE void float_panels(qr_dtype dtype, const uint8_t *w, const int P, int64_t k, const float *x, int64_t ld_x,
+                         int num_tokens, float *acc, int64_t ld_acc)
 {
-    int t = 0;
-    size_t ahead = (size_t)P * panel_bytes; /* the first tile fetches the next panels, the others have nothing to add */
-    for (; t + V16_TOKENS <= num_tokens; t += V16_TOKENS, ahead = 0)
-        float_tile(dtype, w, panel_bytes, ahead, k, x + t * ld_x, ld_x, V16_TOKENS, P, acc + t * ld_acc, ld_acc);
-#define CALL(n) float_tile(dtype, w, panel_bytes, ahead, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
-    if (t < num_tokens) FOR_COUNT(num_tokens - t, V16_TOKENS - 1, CALL)
+    size_t ahead = FETCH_AHEAD; /* the first tile fetches what comes next, the others have nothing to add */
+    for (int t = 0, n; t < num_tokens; t += n, ahead = 0) {
+        n = tile_tokens(num_tokens - t, V16_TOKENS);
+#define CALL(n) float_tile(dtype, w, ahead, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
+        FOR_COUNT(n, V16_TOKENS, CALL)
 #undef CALL
+    }
 }
 
 INLINE void float_run(qr_dtype dtype, const uint8_t *w, size_t panel_bytes, int num_panels, int64_t k, const float *x,
                       int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)
 {
-    int p = 0;
-    if (num_tokens == 1) /* one token: more panels at once, for independent chains */
-        for (; p + 4 <= num_panels; p += 4, w += 4 * panel_bytes)
-            float_tile(dtype, w, panel_bytes, 4 * panel_bytes, k, x, ld_x, 1, 4, acc + p * 16, ld_acc);
-    for (; p + V16_PANELS <= num_panels; p += V16_PANELS, w += V16_PANELS * panel_bytes)
-        float_panels(dtype, w, panel_bytes, V16_PANELS, k, x, ld_x, num_tokens, acc + p * 16, ld_acc);
-    for (; p < num_panels; p++, w += panel_bytes)
-        float_panels(dtype, w, panel_bytes, 1, k, x, ld_x, num_tokens, acc + p * 16, ld_acc);
+    const size_t panel = dtype == QR_F32 ? 64 : 32;
+    for (int p = 0; p < num_panels; p += 2, w += 2 * panel_bytes) {
+        if (num_tokens == 1) /* both: twice as many independent chains */
+            float_tile(dtype, w, FETCH_AHEAD, k, x, ld_x, 1, 2, acc + p * 16, ld_acc);
+        else
+            for (int i = 0; i < 2; i += V16_PANELS)
+                float_panels(dtype, w + (size_t)i * panel, V16_PANELS, k, x, ld_x, num_tokens, acc + (p + i) * 16,
+                             ld_acc);
+    }
 }
 
 static void linear_float(qr_dtype dtype, const void *w, size_t panel_bytes, int num_panels, int64_t k, const float *x,
@@ -87,13 +94,13 @@ static void linear_float(qr_dtype dtype, const void *w, size_t panel_bytes, int 
 INLINE void lowbit_panels(const qr_lowbit f, const uint8_t *w, size_t panel_bytes, const int P, int64_t k,
                           const qr_act_group *x, int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc)
 {
-    int t = 0;
-    size_t ahead = (size_t)P * panel_bytes; /* as in float_panels */
-    for (; t + LOWBIT_TOKENS <= num_tokens; t += LOWBIT_TOKENS, ahead = 0)
-        lowbit_tile(f, w, panel_bytes, ahead, k, x + t * ld_x, ld_x, LOWBIT_TOKENS, P, acc + t * ld_acc, ld_acc);
+    size_t ahead = (size_t)P * panel_bytes; /* the next panels; else as in float_panels */
+    for (int t = 0, n; t < num_tokens; t += n, ahead = 0) {
+        n = tile_tokens(num_tokens - t, LOWBIT_TOKENS);
 #define CALL(n) lowbit_tile(f, w, panel_bytes, ahead, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
-    if (t < num_tokens) FOR_COUNT(num_tokens - t, LOWBIT_TOKENS - 1, CALL)
+        FOR_COUNT(n, LOWBIT_TOKENS, CALL)
 #undef CALL
+    }
 }
 
 /* One function per format: the compiler specialises the tile for it. */
@@ -108,8 +115,6 @@ INLINE void lowbit_panels(const qr_lowbit f, const uint8_t *w, size_t panel_byte
                 lowbit_tile(f, w, panel_bytes, FETCH_AHEAD, k, x, ld_x, 1, 1, acc + p * 16, ld_acc);                  \
         for (; p + LOWBIT_PANELS <= num_panels; p += LOWBIT_PANELS, w += LOWBIT_PANELS * panel_bytes)                 \
             lowbit_panels(f, w, panel_bytes, LOWBIT_PANELS, k, x, ld_x, num_tokens, acc + p * 16, ld_acc);            \
-        for (; LOWBIT_PANELS > 1 && p < num_panels; p++, w += panel_bytes)                                            \
-            lowbit_panels(f, w, panel_bytes, 1, k, x, ld_x, num_tokens, acc + p * 16, ld_acc);                        \
     }
 QR_LOWBIT_MAP(XX)
 #undef XX

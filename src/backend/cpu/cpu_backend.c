@@ -142,7 +142,7 @@ static quire_status weight_create(qr_backend *be, const qr_tensor_view *view, qr
     if (!w) return qr_fail_nomem(error, "a weight matrix", sizeof *w);
     w->num_rows = rows;
     w->num_cols = cols;
-    w->num_panels = (rows + QR_PANEL - 1) / QR_PANEL;
+    w->num_panels = (rows + 2 * QR_PANEL - 1) / (2 * QR_PANEL) * 2;
     qr_lowbit f = qr_lowbit_format(view->dtype);
     w->dtype = f.bits && compute == QR_COMPUTE_FLOAT32 ? QR_F32 : view->dtype;
     if (f.bits && compute == QR_COMPUTE_AUTO)

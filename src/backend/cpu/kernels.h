@@ -1,7 +1,7 @@
 /* kernels: what one instruction set does for the CPU backend, as a table of functions, and the packed layouts.
  *
- *   matrix [N, K]  ──►  panels of 16 rows:  panel 0 | panel 1 | ...      (rows past N are zero)
- *   float panel         [K][16] float32, float16 or bfloat16
+ *   matrix [N, K]  ──►  panels of 16 rows:  panel 0 | panel 1 | ...      an even number; rows past N are zero
+ *   pair of float panels   [K][2][16] float32, float16 or bfloat16: one stream
  *   low-bit panel       units of 32 columns (float16 scales) or 256 (superblocks), back to back:
  *     32:   scale f16[16] | min f16[16]? | codes
  *     256:  d f16[16] | dmin f16[16]? | 8 x ( scale s8[1|2][16] | min s8[1|2][16]? | codes )
@@ -76,8 +76,8 @@ static inline size_t qr_lowbit_unit_bytes(qr_lowbit f)
 
 /* A packed matrix. */
 struct qr_weight {
-    qr_dtype dtype; /* F32, F16, BF16 or a low-bit type, as packed */
-    int64_t num_rows, num_cols, num_panels;
+    qr_dtype dtype;                         /* F32, F16, BF16 or a low-bit type, as packed */
+    int64_t num_rows, num_cols, num_panels; /* num_panels is even */
     size_t panel_bytes, bytes;
     uint8_t *panels;
 };
@@ -111,7 +111,8 @@ typedef struct qr_cpu_kernels {
     const char *name;
     bool (*supported)(void);
 
-    /* acc[t][16 p + r] += the products of columns [0, k) of num_panels panels, panel_bytes apart, from `w` on. */
+    /* acc[t][16 p + r] += the products of columns [0, k) of num_panels panels, panel_bytes each, from `w` on. k is
+     * whole units; num_panels is even. */
     void (*linear_float)(qr_dtype dtype, const void *w, size_t panel_bytes, int num_panels, int64_t k, const float *x,
                          int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc);
     void (*linear_lowbit)(qr_dtype dtype, const void *w, size_t panel_bytes, int num_panels, int64_t k,

@@ -60,8 +60,8 @@ static void multiply_strip(const linear_job *job, const qr_weight *w, int64_t fi
                                w->panel_bytes, count, cols, job->cpu->act + t * job->groups + k / QR_GROUP, job->groups,
                                n, acc, ld_acc);
     else
-        kernels->linear_float(w->dtype, panel + (size_t)k * (w->dtype == QR_F32 ? 64 : 32), w->panel_bytes, count, cols,
-                              job->x + t * job->ld_x + k, job->ld_x, n, acc, ld_acc);
+        kernels->linear_float(w->dtype, panel + (size_t)k * 2 * (w->dtype == QR_F32 ? 64 : 32), w->panel_bytes, count,
+                              cols, job->x + t * job->ld_x + k, job->ld_x, n, acc, ld_acc);
 }
 
 /* Blocks of columns outside, strips inside: the block's activations stay in the second-level cache, a strip's weights

@@ -218,7 +218,7 @@ static void pack_f32(const qr_weight *w, const qr_tensor_view *view, int64_t row
         int64_t n = w->num_cols - k < CHUNK ? w->num_cols - k : CHUNK;
         qr_dequantize(view->dtype, src, values, n);
         src += n / qr_dtype_block_len(view->dtype) * qr_dtype_block_bytes(view->dtype);
-        for (int64_t i = 0; i < n; i++) panel[(k + i) * QR_PANEL + r] = values[i];
+        for (int64_t i = 0; i < n; i++) panel[(k + i) * 2 * QR_PANEL + r] = values[i];
     }
 }
 
@@ -226,12 +226,14 @@ static void pack_f32(const qr_weight *w, const qr_tensor_view *view, int64_t row
 static void pack_16bit(const qr_weight *w, const qr_tensor_view *view, int64_t row, int r, uint16_t *panel)
 {
     const uint8_t *src = (const uint8_t *)view->data + (size_t)row * qr_tensor_row_bytes(view);
-    for (int64_t k = 0; k < w->num_cols; k++) panel[k * QR_PANEL + r] = get_u16(src + 2 * k);
+    for (int64_t k = 0; k < w->num_cols; k++) panel[k * 2 * QR_PANEL + r] = get_u16(src + 2 * k);
 }
 
 void qr_pack_panel(const qr_weight *w, const qr_tensor_view *view, int64_t panel_idx)
 {
     uint8_t *panel = w->panels + (size_t)panel_idx * w->panel_bytes;
+    if (!qr_lowbit_format(w->dtype).bits && panel_idx % 2) /* the second of a pair begins within the first's column 0 */
+        panel += QR_PANEL * qr_dtype_block_bytes(w->dtype) - (int64_t)w->panel_bytes;
     for (int r = 0; r < QR_PANEL; r++) {
         int64_t row = panel_idx * QR_PANEL + r;
         if (row >= w->num_rows) break; /* pages come zeroed */
