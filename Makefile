@@ -43,7 +43,10 @@ $(BUILD)/src/backend/cpu/%_avx2.o:   ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),
 $(BUILD)/src/backend/cpu/%_avx512.o: ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),$(x86_avx512))
 $(BUILD)/src/backend/cpu/%_neon.o:   ISA_CFLAGS = $(if $(filter aarch64,$(ARCH)),$(arm_neon))
 
-all: $(BUILD)/quire $(BUILD)/quire.1 $(BUILD)/libquire.a $(BUILD)/libquire.so ## build quire, libquire.a and libquire.so (the default)
+# Tensor parallelism, where there is an MPI: a library that the program loads when it is asked for.
+MPI_LIB = $(eval MPI_LIB := $(if $(shell command -v mpicc),$(BUILD)/libquire-mpi.so))$(MPI_LIB)
+
+all: $(BUILD)/quire $(BUILD)/quire.1 $(BUILD)/libquire.a $(BUILD)/libquire.so mpi ## build quire, libquire.a and libquire.so (the default)
 
 # Changes when the compiler or its flags do, and everything is rebuilt; says what is missing before the compiler does.
 $(BUILD)/flags: FORCE
@@ -96,6 +99,11 @@ ifndef PLAIN # debug information goes beside it, where gdb finds it; sanitizer b
 	$(Q)$(OBJCOPY) --only-keep-debug $@ $@.debug
 	$(Q)$(OBJCOPY) --strip-debug --add-gnu-debuglink=$@.debug $@
 endif
+
+$(BUILD)/libquire-mpi.so: src/mpi/mpi.c src/base/comm.h $(BUILD)/flags
+	@echo '  LD   $@'
+	$(Q)OMPI_CC="$(CC)" MPICH_CC="$(CC)" mpicc $(ALL_CFLAGS) -shared $(ALL_LDFLAGS) -o $@ $<
+mpi: $(MPI_LIB)
 
 $(BUILD)/quire.1: $(BUILD)/quire
 	$(Q)$< help --man > $@.part && mv $@.part $@
@@ -218,13 +226,14 @@ install: all ## install under PREFIX (default /usr/local), staged below DESTDIR
 	install -s $(BUILD)/libquire.so $(DEST)/lib/libquire.so.$(VERSION)
 	ln -sf libquire.so.$(VERSION) $(DEST)/lib/libquire.so.$(SOMAJOR)
 	ln -sf libquire.so.$(SOMAJOR) $(DEST)/lib/libquire.so
+	$(if $(MPI_LIB),install -s -m 644 $(MPI_LIB) $(DEST)/lib/)
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(LIB_PKGS)|' tools/quire.pc.in \
 	    > $(DEST)/lib/pkgconfig/quire.pc
 	install -m 644 $(BUILD)/quire.1 $(DEST)/share/man/man1/
 	install -m 644 LICENSE README.md $(DEST)/share/doc/quire/
 
 uninstall: ## remove what install put there
-	rm -f $(DEST)/bin/quire $(DEST)/include/quire.h $(DEST)/lib/libquire.* $(DEST)/lib/pkgconfig/quire.pc \
+	rm -f $(DEST)/bin/quire $(DEST)/include/quire.h $(DEST)/lib/libquire.* $(DEST)/lib/libquire-mpi.so $(DEST)/lib/pkgconfig/quire.pc \
 	    $(DEST)/share/man/man1/quire.1
 	rm -rf $(DEST)/share/doc/quire
 
@@ -234,7 +243,7 @@ clean: ## remove all builds; models and the Python environment stay
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 
-.PHONY: all tests fuzzers asan tsan arm serve deps model check check-fast check-arm fuzz format check-format \
+.PHONY: all mpi tests fuzzers asan tsan arm serve deps model check check-fast check-arm fuzz format check-format \
         check-includes check-docs install uninstall clean help FORCE
 .SECONDARY:
 -include $(wildcard $(BUILD)/shim/*/*.d $(BUILD)/shim/*/*/*.d $(BUILD)/shim/*/*/*/*.d)

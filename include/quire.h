@@ -36,19 +36,20 @@ extern "C" {
 #endif
 
 /* XX(name, value, text) */
-#define QUIRE_STATUS_MAP(XX)                   \
-    XX(OK, 0, "ok")                            \
-    XX(INVALID, -1, "invalid argument")        \
-    XX(NOMEM, -2, "out of memory")             \
-    XX(IO, -3, "input/output error")           \
-    XX(FORMAT, -4, "malformed data")           \
-    XX(UNSUPPORTED, -5, "not supported")       \
-    XX(DEVICE, -6, "device error")             \
-    XX(ABORTED, -7, "aborted")                 \
-    XX(NOT_FOUND, -8, "not found")             \
-    XX(NO_BLOCKS, 1, "no free KV blocks")      \
-    XX(QUEUE_FULL, 2, "request queue is full") \
-    XX(TIMEOUT, 3, "nothing within the time given")
+#define QUIRE_STATUS_MAP(XX)                        \
+    XX(OK, 0, "ok")                                 \
+    XX(INVALID, -1, "invalid argument")             \
+    XX(NOMEM, -2, "out of memory")                  \
+    XX(IO, -3, "input/output error")                \
+    XX(FORMAT, -4, "malformed data")                \
+    XX(UNSUPPORTED, -5, "not supported")            \
+    XX(DEVICE, -6, "device error")                  \
+    XX(ABORTED, -7, "aborted")                      \
+    XX(NOT_FOUND, -8, "not found")                  \
+    XX(NO_BLOCKS, 1, "no free KV blocks")           \
+    XX(QUEUE_FULL, 2, "request queue is full")      \
+    XX(TIMEOUT, 3, "nothing within the time given") \
+    XX(RANK_ENDED, 4, "rank 0 has closed the model")
 
 typedef enum quire_status {
 #define XX(name, value, text) QUIRE_##name = value,
@@ -77,16 +78,22 @@ typedef struct quire_model_options {
     const char *compute_dtype; /* "auto" (packed low-bit weights x int8 where the file is quantized) | "float32" */
     int threads;               /* 0: the physical cores this process may use */
     bool vocab_only;           /* tokenizer and chat template only; no weights are read */
+    /* Processes that hold the model together, each a part of the heads, MLPs and vocabulary; default 1. All of them
+     * (mpirun -n N) open the model with the same path and options. Rank 0 goes on alone, and threads is of each. */
+    int tensor_parallel_size;
     /* Load progress, 0..1, called from the opening thread; NULL for none. */
     void (*on_progress)(void *user, double fraction);
     void *user;
 } quire_model_options;
 
+#define QUIRE_MAX_TENSOR_PARALLEL_SIZE 64
+
 QUIRE_API void quire_model_options_init(quire_model_options *options);
 
 /* Open a GGUF file (first part of a split one), a Hugging Face checkpoint folder, or a name that
  * quire_pull() fetched before.  options NULL: the defaults.  Returns OK | IO | FORMAT | UNSUPPORTED | NOMEM | NOT_FOUND
- * | INVALID. */
+ * | INVALID.  With tensor_parallel_size > 1 it returns on rank 0 when all ranks have their part (or one has failed), on
+ * the others when rank 0 closes the model: RANK_ENDED, no model. */
 QUIRE_API QUIRE_MUST_USE quire_status quire_model_open(const char *path, const quire_model_options *options,
                                                        quire_model **out, quire_error *error);
 /* No engine may still use the model. NULL is fine. */
@@ -106,6 +113,7 @@ typedef struct quire_model_info {
     bool has_chat_template;
     int32_t bos_token_id, eos_token_id; /* -1: none */
     const char *device;                 /* what computes: "cpu (avx2, 8 threads)"; NULL with vocab_only */
+    int tensor_parallel_size;           /* processes that hold the model together; weights_bytes is of rank 0 */
 } quire_model_info;
 
 QUIRE_API void quire_model_get_info(const quire_model *model, quire_model_info *out);

@@ -5,7 +5,7 @@
  *        └─ all at once, few blocks (hundreds of preemptions), steps of 7 tokens, blocks of 8 and 128, 2 threads,
  *           no prefix cache, prefixes out of a file (also a damaged one), no chunks, by priority, swapped out, and all
  *           of it together ──► results ═╝
- * Once more with a system prompt that all begin with.
+ * Once more with a system prompt that all begin with, and with the model cut over two and three ranks.
  *
  * On the tiny checkpoints of tests/golden/tiny (every architecture, and every type of KV cache) and, smaller, on the
  * default model. */
@@ -26,7 +26,7 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
-#include "quire.h"
+#include "fake_ranks.h"
 
 enum { MAX_REQUESTS = 64, MAX_N = 2, MAX_PROMPT = 330, SHORT_PROMPT = 120, SHARED_PREFIX = 40, SYSTEM_PROMPT = 300 };
 
@@ -342,6 +342,7 @@ enum {
     SIXTY = 128,
     STORED = 512,
     STORED_FEW = 1024,
+    STORED_SWAPPED = 2048,
     HARDLY_ANY = 1 << (NUM_SETTINGS - 1),
     EVERYTHING = HARDLY_ANY >> 1,
     SWAPPED = EVERYTHING >> 1,
@@ -349,14 +350,18 @@ enum {
     ALL = HARDLY_ANY - 1
 };
 
+static int num_ranks = 1; /* of every model */
+
 static quire_model *open_model(const char *path, int threads)
 {
     quire_model_options options;
-    quire_model *model;
+    quire_model *model = NULL;
     quire_error error;
     quire_model_options_init(&options);
     options.threads = threads;
-    if (quire_model_open(path, &options, &model, &error) != QUIRE_OK) fail_msg("%s: %s", path, error.message);
+    const quire_status status = num_ranks == 1 ? quire_model_open(path, &options, &model, &error)
+                                               : fake_ranks_open(num_ranks, path, &options, &model, &error);
+    if (status != QUIRE_OK) fail_msg("%s: %s", path, error.message);
     return model;
 }
 
@@ -462,6 +467,17 @@ static void other_architectures(void **state)
     }
 }
 
+static void several_ranks(void **state)
+{
+    (void)state;
+    num_ranks = 2;
+    assert_true(check_model("tests/golden/tiny/llama", 40, FEW | SWAPPED | STORED_SWAPPED | EVERYTHING, AT_ONCE, TINY) >
+                0);
+    num_ranks = 3;
+    check_model("tests/golden/tiny/gpt2", 12, FEW | STORED, EVERYTHING, TINY);
+    num_ranks = 1;
+}
+
 static void default_model(void **state)
 {
     (void)state;
@@ -539,6 +555,7 @@ int main(void)
         cmocka_unit_test(tiny_system_prompt),
         cmocka_unit_test(quantized_kv_caches),
         cmocka_unit_test(other_architectures),
+        cmocka_unit_test(several_ranks),
         cmocka_unit_test(default_model),
         cmocka_unit_test(draft_models),
         cmocka_unit_test(default_model_drafts_for_itself),

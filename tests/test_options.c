@@ -59,7 +59,12 @@ static const qr_option more[] = {
      .metavar = "N",
      .help = "seed",
      .given = offsetof(settings, seed_given)},
-    {.name = "rate", .kind = QR_OPTION_DOUBLE, .offset = offsetof(settings, rate), .metavar = "X", .help = "rate"},
+    {.name = "rate",
+     .kind = QR_OPTION_DOUBLE,
+     .offset = offsetof(settings, rate),
+     .metavar = "X",
+     .help = "rate",
+     .alias = "ra"},
     {.name = "memory-bytes",
      .kind = QR_OPTION_BYTES,
      .offset = offsetof(settings, memory),
@@ -123,6 +128,10 @@ static void every_kind_is_parsed(void **state)
     assert_int_equal(got.blocks, 7);
     assert_string_equal(got.host, "y");
     assert_string_equal(words[0], "--port");
+    assert_int_equal(parse("-ra 2"), QUIRE_OK); /* an alias of two letters, as vLLM's -tp */
+    assert_true(got.rate == 2);
+    assert_int_equal(parse("-ra=3"), QUIRE_OK);
+    assert_true(got.rate == 3);
     assert_int_equal(parse("-"), QUIRE_OK); /* a lone dash is a word: standard input */
     assert_int_equal(positionals.count, 1);
 }

@@ -18,6 +18,7 @@ LIBRARIES = {
     "libcurl": ["curl/curl.h"],
     "libcrypto": ["openssl/evp.h", "openssl/sha.h"],
     "xxHash": ["xxhash.h"],
+    "MPI": ["mpi.h"],
     "intrinsics": ["immintrin.h", "arm_neon.h", "cpuid.h", "sys/auxv.h", "asm/hwcap.h"],
 }
 LIBC = set("""assert ctype errno fcntl fenv float getopt inttypes limits locale malloc math poll pthread sched setjmp signal

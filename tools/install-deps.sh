@@ -11,7 +11,8 @@ for group in "${@:-build}"; do
             libcurl4-openssl-dev libxxhash-dev libc6-dev python3 python3-pip ca-certificates"
         command -v cc >/dev/null || packages="$packages gcc"
         ;;
-    check) packages="$packages gcc g++ git libcmocka-dev clang-14 libclang-rt-14-dev clang-format-14 python3-venv" ;;
+    check) packages="$packages gcc g++ git libcmocka-dev clang-14 libclang-rt-14-dev clang-format-14 python3-venv
+        openmpi-bin libopenmpi-dev" ;;
     arm) packages="$packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" ;;
     *)
         echo "usage: $0 [build] [check] [arm]" >&2

@@ -271,6 +271,10 @@ static quire_status take_word(cursor *c, const char *word)
         if (!m.option) return fail_unknown(c->groups, name, bytes, c->error);
         return take_option(c, m, name[bytes] ? name + bytes + 1 : NULL);
     }
+    const match m = find_long(c->groups, word + 1, strcspn(word + 1, "="));
+    const size_t alias_bytes = m.option && m.option->alias ? strlen(m.option->alias) : 0;
+    if (alias_bytes == 2 && strncmp(word + 1, m.option->alias, 2) == 0) /* -tp */
+        return take_option(c, m, word[3] ? word + 4 : NULL);
     const qr_option *o = find_short(c->groups, word[1]);
     if (!o) return qr_fail_param(c->error, word, "unknown option %s", word);
     const char *rest = word + 2;

@@ -41,7 +41,7 @@ typedef struct qr_option {
     const char *help;         /* one sentence, lower case, no full stop */
     const char *choices;      /* "a|b|c" for CHOICE */
     const char *default_text; /* shown in place of the struct's value; "" shows none */
-    const char *alias;        /* another name, or NULL */
+    const char *alias;        /* another name, or NULL; one of two letters may follow a single dash (vLLM's -tp) */
     char short_name;          /* 'p' for -p, or 0 */
     double min, max;          /* allowed range of numbers; both 0: any */
     size_t given;             /* offset of a bool that is set when the option is given; 0: none */

@@ -49,7 +49,7 @@ typedef struct qr_cli_paper_args {
 
 /* Every option of every command; a command's option groups say which of them it takes. */
 typedef struct qr_cli_args {
-    bool help;
+    bool help, rank_ended;
     const char *words[QR_CLI_MAX_WORDS]; /* MODEL, REPO */
     int num_words;
 
@@ -151,7 +151,8 @@ bool qr_cli_wait_input(void);
 
 /* ---- common.c --------------------------------------------------------------------------------- */
 
-/* Open args->words[0] with a progress bar. QR_CLI_OK, or the error said and QR_CLI_FAILED. */
+/* Open args->words[0] with a progress bar. QR_CLI_OK, or the error said and QR_CLI_FAILED;
+ * likewise QR_CLI_FAILED, with rank_ended, in a process that was a rank above 0 and has done its part. */
 int qr_cli_open_model(qr_cli_args *args, bool vocab_only, quire_model **out);
 int qr_cli_create_engine(qr_cli_args *args, quire_model *model, quire_engine **out);
 /* Standard error: model, memory and threads in one or two lines. */

@@ -31,6 +31,15 @@ static const qr_option model_options[] = {
      .help = "auto: packed low-bit weights times int8 activations where the file is quantized, its 16-bit weights as "
              "they are otherwise; float32: dequantized weights and float32 arithmetic, exact and slower"},
     THREADS_OPTION,
+    {.name = "tensor-parallel-size",
+     .kind = QR_OPTION_INT,
+     .offset = AT(model.tensor_parallel_size),
+     .metavar = "N",
+     .min = 1,
+     .max = QUIRE_MAX_TENSOR_PARALLEL_SIZE,
+     .alias = "tp",
+     .help = "processes that hold the model together, started with mpirun -n N; --threads, --swap-space and the memory "
+             "options are of each"},
     {0},
 };
 static const qr_option_group model_group = {"Model", model_options};

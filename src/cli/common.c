@@ -1,5 +1,7 @@
+#define _POSIX_C_SOURCE 200809L
 #include <ctype.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +11,13 @@
 
 static void on_load_progress(void *user, double fraction) { qr_cli_progress_draw(user, fraction, ""); }
 
+/* Of several ranks rank 0 says when to stop: the others would leave it alone in the middle of a step. */
+static void set_stop_signals(void (*handler)(int))
+{
+    signal(SIGINT, handler);
+    signal(SIGTERM, handler);
+}
+
 int qr_cli_open_model(qr_cli_args *args, bool vocab_only, quire_model **out)
 {
     quire_error error;
@@ -17,8 +26,13 @@ int qr_cli_open_model(qr_cli_args *args, bool vocab_only, quire_model **out)
     args->model.vocab_only = vocab_only;
     args->model.on_progress = on_load_progress;
     args->model.user = &progress;
+    const bool has_ranks = args->model.tensor_parallel_size > 1 && !vocab_only;
+    if (has_ranks) set_stop_signals(SIG_IGN);
     quire_status status = quire_model_open(args->words[0], &args->model, out, &error);
+    if (has_ranks) set_stop_signals(SIG_DFL);
     qr_cli_progress_end(&progress);
+    args->rank_ended = status == QUIRE_RANK_ENDED;
+    if (args->rank_ended) return QR_CLI_FAILED;
     return status == QUIRE_OK ? QR_CLI_OK : qr_cli_fail("%s", error.message);
 }
 
@@ -64,6 +78,9 @@ void qr_cli_describe(const quire_model *model, quire_engine *engine)
     qr_cli_note("model     %s (%s, %s, %.3g M parameters, %s)", info.name, info.architecture, info.weight_dtype,
                 (double)info.num_parameters / 1e6, weights);
     qr_cli_note("compute   %s on %s", info.compute_dtype, info.device);
+    if (info.tensor_parallel_size > 1)
+        qr_cli_note("ranks     %d, each with a part of the model; weights above are of rank 0",
+                    info.tensor_parallel_size);
     if (stats.max_model_len > info.max_position_embeddings)
         qr_cli_note("warning   --max-model-len %d is beyond the %d positions that this model was trained for",
                     stats.max_model_len, info.max_position_embeddings);

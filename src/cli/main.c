@@ -62,7 +62,8 @@ static int run_command(const qr_cli_command *command, int argc, char *const *arg
     if (args.num_words < command->min_words)
         return qr_cli_usage_error(command->name, "%s: %s is missing", command->name, command->arguments);
     set_log_level(args.log_level);
-    return command->run(&args);
+    const int status = command->run(&args);
+    return args.rank_ended ? QR_CLI_OK : status;
 }
 
 static int run(int argc, char *const *argv)

@@ -42,7 +42,7 @@ static quire_status check_tokenizer(const quire_model *target, const qr_draft *d
 static quire_status load(const quire_model *target, const char *path, qr_draft *d, quire_error *error)
 {
     QR_TRY(qr_checkpoint_open(path, &d->ckpt, error));
-    QR_TRY(qr_model_load(d->ckpt, d->be, target->compute, NULL, NULL, &d->model, error));
+    QR_TRY(qr_model_load(d->ckpt, d->be, target->compute, NULL, NULL, NULL, &d->model, error));
     return check_tokenizer(target, d, path, error);
 }
 

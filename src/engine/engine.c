@@ -145,18 +145,20 @@ static quire_status size_pool(quire_engine *e, quire_error *error)
         const qr_kv_config draft_kv = qr_draft_kv_config(e->draft, &kv);
         block_bytes += be->ops->kv_block_bytes(be, &draft_kv);
     }
+    const uint64_t num_local = e->model->comm ? (uint64_t)e->model->comm->num_local : 1; /* ranks with a part each */
     uint64_t total, available = be->ops->memory_bytes(be, &total), memory = o->kv_cache_memory_bytes;
-    if (memory == 0) memory = (uint64_t)((double)available * o->gpu_memory_utilization);
+    if (memory == 0) memory = (uint64_t)((double)available * o->gpu_memory_utilization) / num_local;
     kv.num_blocks = o->num_kv_blocks > 0 ? o->num_kv_blocks : (int64_t)(memory / block_bytes);
     if (kv.num_blocks > INT32_MAX) kv.num_blocks = INT32_MAX;
     if (kv.num_blocks < 1)
         return qr_fail_param(error, "kv_cache_memory_bytes",
                              "the KV cache gets %llu bytes, but one block of %d tokens takes %zu",
                              (unsigned long long)memory, o->block_size, block_bytes);
-    if (total && (uint64_t)kv.num_blocks > total / block_bytes)
+    if (total && (uint64_t)kv.num_blocks > total / num_local / block_bytes)
         return qr_fail_param(error, o->num_kv_blocks > 0 ? "num_kv_blocks" : "kv_cache_memory_bytes",
                              "a KV cache of %lld blocks takes %.4g GiB, but this machine or its cgroup has %.4g GiB",
-                             (long long)kv.num_blocks, (double)kv.num_blocks * (double)block_bytes / (1 << 30),
+                             (long long)kv.num_blocks,
+                             (double)kv.num_blocks * (double)(block_bytes * num_local) / (1 << 30),
                              (double)total / (1 << 30));
     e->kv_config = kv;
     QR_TRY(size_model_len(e, error));
@@ -236,7 +238,7 @@ static void init_stats(quire_engine *e)
     s->speculative_method = qr_spec_method_name(e->spec.method);
     s->kv_cache_dtype = e->options.kv_cache_dtype;
     s->kv_allocator = e->options.kv_allocator;
-    size_t block_bytes = kv_block_bytes(e);
+    size_t block_bytes = qr_ranks_block_bytes(e->model->ranks, e->model->backend, &e->kv_config);
     if (e->draft) {
         const qr_kv_config draft_kv = qr_draft_kv_config(e->draft, &e->kv_config);
         block_bytes += e->model->backend->ops->kv_block_bytes(e->model->backend, &draft_kv);
@@ -257,6 +259,24 @@ static quire_status with_lock(quire_engine *e, quire_status (*create)(quire_engi
 static quire_status load_draft(quire_engine *e, quire_error *error)
 {
     return qr_draft_load(e->model, e->spec.model, &e->draft, error);
+}
+
+static quire_status open_ranks(quire_engine *e, quire_error *error)
+{
+    const quire_engine_options *o = &e->options;
+    if (!e->model->ranks) return QUIRE_OK;
+    qr_ranks_config config = {.kv = e->kv_config,
+                              .max_tokens = o->max_num_batched_tokens,
+                              .max_seqs = o->max_num_seqs,
+                              .max_context = o->max_model_len,
+                              .logits_rows = e->logits_rows,
+                              .num_swap_blocks = qr_sched_get_options(e->sched)->num_swap_blocks};
+    if (o->swap_path && strlen(o->swap_path) >= sizeof config.swap_path)
+        return qr_fail_param(error, "swap_path", "swap_path: longer than %zu bytes", sizeof config.swap_path - 1);
+    snprintf(config.swap_path, sizeof config.swap_path, "%s", o->swap_path ? o->swap_path : "");
+    QR_TRY(qr_ranks_open(e->model->ranks, &config, error));
+    e->ranks_opened = true;
+    return QUIRE_OK;
 }
 
 static quire_status create_workspaces(quire_engine *e, quire_error *error)
@@ -297,10 +317,10 @@ static quire_status create_all(quire_engine *e, quire_error *error)
     QR_TRY(qr_engine_open_prefix_store(e, error));
     QR_TRY(create_sched(e, error));
     QR_TRY(create_swap(e, error));
-    o->swap_path = o->prefix_cache_path = NULL;               /* the caller's strings */
     e->max_jobs = o->max_num_seqs * (1 + e->spec.num_tokens); /* also for each of n sequences that share one row */
     e->logits_rows = e->max_jobs < MAX_LOGITS_ROWS ? e->max_jobs : MAX_LOGITS_ROWS;
     QR_TRY(with_lock(e, create_workspaces, error));
+    o->swap_path = o->prefix_cache_path = NULL; /* the caller's strings */
     QR_TRY(qr_batch_init(&e->batch, o->max_num_batched_tokens, o->max_num_seqs,
                          (o->max_model_len + o->block_size - 1) / o->block_size, error));
     QR_TRY(create_sampling(e, error));
@@ -349,6 +369,7 @@ static void destroy_parts(quire_engine *e)
     qr_schedule_log_close(e->schedule_log);
     qr_profile_destroy(e->profile);
     qr_engine_close_prefix_store(e);
+    if (e->ranks_opened) qr_ranks_close(e->model->ranks);
     qr_sched_destroy(e->sched);
     qr_swap_deinit(&e->swap);
     if (e->cache) e->model->backend->ops->kv_cache_destroy(e->model->backend, e->cache);

@@ -47,6 +47,7 @@ struct quire_engine {
     qr_draft *draft; /* NULL without */
     qr_spec_costs spec_costs;
     qr_model_workspace *ws;
+    bool ranks_opened; /* other ranks have what this engine needs of them */
     qr_batch_builder batch;
     int logits_rows; /* rows of logits computed at a time */
 

@@ -73,7 +73,8 @@ void qr_model_fingerprint(const quire_model *m, const char *kv_cache_dtype, int 
     add(&hash, &block_size, sizeof block_size);
     add_text(&hash, m->info.compute_dtype);
     add(&hash, &m->compute, sizeof m->compute);
-    add(&hash, m->info.device, strcspn(m->info.device, " ")); /* "cpu": all instruction sets give the same bits */
+    add(&hash, m->info.device, strcspn(m->info.device, " "));      /* "cpu": all instruction sets give the same bits */
+    if (m->comm) add(&hash, &m->comm->size, sizeof m->comm->size); /* the order of additions */
     add_config(&hash, m->ckpt);
     add_weights(&hash, m->ckpt);
     out[0] = hash.low64;

@@ -10,7 +10,7 @@ const char *quire_version(void) { return QUIRE_VERSION; }
 
 void quire_model_options_init(quire_model_options *options)
 {
-    *options = (quire_model_options){.compute_dtype = "auto"};
+    *options = (quire_model_options){.compute_dtype = "auto", .tensor_parallel_size = 1};
 }
 
 static quire_status parse_compute(const char *text, qr_compute *out, quire_error *error)
@@ -44,6 +44,7 @@ static void fill_model_info(quire_model *m)
     info->architecture = c->arch->name;
     info->compute_dtype = m->compute == QR_COMPUTE_AUTO && quantized(commonest_dtype(m->ckpt)) ? "int8" : "float32";
     info->device = m->backend->ops->name;
+    info->tensor_parallel_size = m->comm ? m->comm->size : 1;
     info->num_layers = c->num_layers;
     info->hidden_size = c->hidden_size;
     info->num_attention_heads = c->num_heads;
@@ -121,6 +122,18 @@ static quire_status open_text(quire_model *m, quire_error *error)
     return qr_fail(error, status, "%s: the chat template: %s", qr_checkpoint_path(m->ckpt), detail.message);
 }
 
+static quire_status open_weights(quire_model *m, const quire_model_options *o, quire_error *error)
+{
+    const bool is_leader = !m->comm || m->comm->rank == 0;
+    int threads = o->threads;
+    if (threads == 0 && m->comm) threads = qr_cpu_count() / m->comm->num_local; /* the ranks share the machine */
+    if (threads == 0 && m->comm) threads = 1;
+    QR_TRY(qr_cpu_backend_create(NULL, threads, &m->backend, error));
+    QR_TRY(qr_model_load(m->ckpt, m->backend, m->compute, m->comm, is_leader ? o->on_progress : NULL, o->user,
+                         &m->model, error));
+    return m->comm ? qr_ranks_create(m->comm, m->backend, m->model, &m->ranks, error) : QUIRE_OK;
+}
+
 static quire_status open_all(quire_model *m, const char *path, const quire_model_options *o, quire_error *error)
 {
     QR_TRY(parse_compute(o->compute_dtype, &m->compute, error));
@@ -132,8 +145,7 @@ static quire_status open_all(quire_model *m, const char *path, const quire_model
     m->info.architecture = m->info.compute_dtype = "";
     QR_TRY(open_text(m, error));
     if (!o->vocab_only) {
-        QR_TRY(qr_cpu_backend_create(NULL, o->threads, &m->backend, error));
-        QR_TRY(qr_model_load(m->ckpt, m->backend, m->compute, o->on_progress, o->user, &m->model, error));
+        QR_TRY(open_weights(m, o, error));
         fill_model_info(m);
     } else if (!m->tokenizer) {
         return qr_fail(error, QUIRE_FORMAT, "%s: no tokenizer in this checkpoint", qr_checkpoint_path(m->ckpt));
@@ -142,28 +154,61 @@ static quire_status open_all(quire_model *m, const char *path, const quire_model
     return QUIRE_OK;
 }
 
+/* What a group has more: all ranks know whether all have their part, and then only rank 0 goes on. */
+static quire_status join_ranks(quire_model *m, quire_status status, quire_error *error)
+{
+    status = qr_comm_agree(m->comm, status, error);
+    m->others_serve = status == QUIRE_OK && m->comm->rank == 0;
+    if (status != QUIRE_OK || m->comm->rank == 0) return status;
+    qr_ranks_serve(m->ranks);
+    return QUIRE_RANK_ENDED;
+}
+
+quire_status qr_model_api_open(const char *path, const quire_model_options *options, qr_comm *comm, quire_model **out,
+                               quire_error *error)
+{
+    quire_error detail = {0};
+    quire_model *m = qr_calloc(1, sizeof *m);
+    if (!m) { /* the other ranks notice when this process ends */
+        if (comm) comm->destroy(comm);
+        return qr_fail_nomem(error, "the model", sizeof *m);
+    }
+    pthread_mutex_init(&m->lock, NULL);
+    m->comm = comm;
+    quire_status status = open_all(m, path, options, &detail);
+    if (comm) status = join_ranks(m, status, &detail);
+    if (status == QUIRE_OK) {
+        *out = m;
+        return QUIRE_OK;
+    }
+    quire_model_close(m);
+    if (error) *error = detail;
+    return status;
+}
+
 quire_status quire_model_open(const char *path, const quire_model_options *options, quire_model **out,
                               quire_error *error)
 {
     quire_model_options defaults;
     quire_model_options_init(&defaults);
+    if (!options) options = &defaults;
     if (!path || !out) return qr_fail_param(error, "path", "path: missing");
-    quire_model *m = qr_calloc(1, sizeof *m);
-    if (!m) return qr_fail_nomem(error, "the model", sizeof *m);
-    pthread_mutex_init(&m->lock, NULL);
-    quire_status status = open_all(m, path, options ? options : &defaults, error);
-    if (status != QUIRE_OK) {
-        quire_model_close(m);
-        return status;
-    }
-    *out = m;
-    return QUIRE_OK;
+    const int size = options->tensor_parallel_size;
+    if (size < 1 || size > QR_MAX_RANKS)
+        return qr_fail_param(error, "tensor_parallel_size", "tensor_parallel_size: 1 to %d, not %d", QR_MAX_RANKS,
+                             size);
+    qr_comm *comm = NULL;
+    if (size > 1 && !options->vocab_only) QR_TRY(qr_comm_open(size, &comm, error));
+    return qr_model_api_open(path, options, comm, out, error);
 }
 
 void quire_model_close(quire_model *m)
 {
     if (!m) return;
+    if (m->others_serve) qr_ranks_end(m->ranks);
+    qr_ranks_destroy(m->ranks);
     qr_model_destroy(m->model);
+    if (m->comm) m->comm->destroy(m->comm);
     if (m->backend) m->backend->ops->destroy(m->backend);
     qr_chat_template_destroy(m->chat_template);
     qr_tokenizer_destroy(m->tokenizer);
@@ -196,7 +241,10 @@ static quire_status one_prompt_create(quire_model *m, qr_kv_dtype kv_dtype, int 
     p->slot_mapping = qr_malloc((size_t)num_ids * sizeof *p->slot_mapping);
     if (!p->ints || !p->slot_mapping) return qr_fail_nomem(error, "the prompt", (size_t)num_ids * 20);
     QR_TRY(m->backend->ops->kv_cache_create(m->backend, &kv, &p->cache, error));
-    return qr_model_workspace_create(m->model, num_ids, 1, LOGITS_ROWS, num_ids, &p->ws, error);
+    QR_TRY(qr_model_workspace_create(m->model, num_ids, 1, LOGITS_ROWS, num_ids, &p->ws, error));
+    const qr_ranks_config ranks = {
+        .kv = kv, .max_tokens = num_ids, .max_seqs = 1, .max_context = num_ids, .logits_rows = LOGITS_ROWS};
+    return qr_ranks_open(m->ranks, &ranks, error);
 }
 
 static void one_prompt_run(quire_model *m, one_prompt *p, const int32_t *ids, int num_ids, float *out)
@@ -209,14 +257,17 @@ static void one_prompt_run(quire_model *m, one_prompt *p, const int32_t *ids, in
     }
     const qr_batch batch = {.num_tokens = num_ids,
                             .num_reqs = 1,
+                            .num_samples = num_ids,
                             .max_blocks = num_ids,
                             .input_ids = ids,
                             .positions = positions,
                             .slot_mapping = p->slot_mapping,
                             .query_start_loc = query_start_loc,
                             .seq_lens = &seq_len,
-                            .block_table = table};
+                            .block_table = table,
+                            .logits_indices = rows};
     size_t vocab = (size_t)m->info.vocab_size;
+    qr_ranks_step(m->ranks, &(qr_block_moves){0}, &batch);
     qr_model_forward(m->model, p->ws, &batch, p->cache);
     for (int i = 0; i < num_ids; i += LOGITS_ROWS) {
         int num = num_ids - i < LOGITS_ROWS ? num_ids - i : LOGITS_ROWS;
@@ -238,7 +289,10 @@ quire_status qr_model_api_logits(quire_model *m, qr_kv_dtype kv_dtype, const int
     one_prompt p = {0};
     pthread_mutex_lock(&m->lock);
     quire_status status = one_prompt_create(m, kv_dtype, (int)num_ids, &p, error);
-    if (status == QUIRE_OK) one_prompt_run(m, &p, ids, (int)num_ids, out);
+    if (status == QUIRE_OK) {
+        one_prompt_run(m, &p, ids, (int)num_ids, out);
+        qr_ranks_close(m->ranks);
+    }
     qr_model_workspace_destroy(p.ws);
     if (p.cache) m->backend->ops->kv_cache_destroy(m->backend, p.cache);
     pthread_mutex_unlock(&m->lock);

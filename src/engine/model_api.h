@@ -1,7 +1,8 @@
 /* model_api: what is behind a quire_model handle.
  *
  *   quire_model ── checkpoint (mapped file) ── tokenizer, chat template
- *              └── backend (device, worker threads) ── model (packed weights)      none of these with vocab_only
+ *              ├── backend (device, worker threads) ── model (packed weights)      none of these with vocab_only
+ *              └── comm, ranks: the other processes of a tensor-parallel group
  *
  * Threads: immutable after open, except that the backend serves one caller at a time: hold `lock` around it. */
 #ifndef QR_ENGINE_MODEL_API_H
@@ -9,7 +10,7 @@
 
 #include <pthread.h>
 
-#include "model/model.h"
+#include "engine/ranks.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -21,6 +22,9 @@ struct quire_model {
     qr_chat_template *chat_template; /* NULL: none */
     qr_backend *backend;
     qr_model *model;
+    qr_comm *comm;     /* NULL: one process */
+    qr_ranks *ranks;   /* NULL likewise */
+    bool others_serve; /* this is rank 0, and they do what it says */
     pthread_mutex_t lock;
     quire_model_info info;
     qr_compute compute;
@@ -28,6 +32,10 @@ struct quire_model {
     int32_t eos_ids[QR_MAX_EOS_IDS]; /* what ends a sequence */
     int num_eos_ids;
 };
+
+/* quire_model_open() in a group that is there; comm NULL: one process. The comm is the model's, also on failure. */
+QUIRE_MUST_USE quire_status qr_model_api_open(const char *path, const quire_model_options *options, qr_comm *comm,
+                                              quire_model **out, quire_error *error);
 
 /* quire_model_logits() over a KV cache of that type; its own is what kv_cache_dtype "auto" means. */
 QUIRE_MUST_USE quire_status qr_model_api_logits(quire_model *model, qr_kv_dtype kv_dtype, const int32_t *ids,

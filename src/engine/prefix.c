@@ -10,11 +10,10 @@ enum { RING_BYTES = 64 << 20, LOAD_BYTES_PER_STEP = 32 << 20, SAVE_TIMEOUT_US = 
 static void keep(void *ctx, int32_t block_id, const qr_block_content *content)
 {
     quire_engine *e = ctx;
-    qr_backend *be = e->model->backend;
     void *bytes = qr_prefix_store_put(e->prefix_store, content);
     if (!bytes) return;
     pthread_mutex_lock(&e->model->lock);
-    be->ops->kv_read_block(be, e->cache, block_id, bytes);
+    qr_ranks_read_block(e->model->ranks, e->model->backend, e->cache, block_id, bytes);
     pthread_mutex_unlock(&e->model->lock);
     qr_prefix_store_put_done(e->prefix_store);
 }
@@ -22,11 +21,10 @@ static void keep(void *ctx, int32_t block_id, const qr_block_content *content)
 static bool load(void *ctx, int32_t block_id, const qr_block_content *content)
 {
     quire_engine *e = ctx;
-    qr_backend *be = e->model->backend;
     const void *bytes = qr_prefix_store_get(e->prefix_store, content);
     if (!bytes) return false;
     pthread_mutex_lock(&e->model->lock);
-    be->ops->kv_write_block(be, e->cache, block_id, bytes);
+    qr_ranks_write_block(e->model->ranks, e->model->backend, e->cache, block_id, bytes);
     pthread_mutex_unlock(&e->model->lock);
     return true;
 }
@@ -43,7 +41,7 @@ quire_status qr_engine_open_prefix_store(quire_engine *e, quire_error *error)
     if (!o->prefix_cache_path) return QUIRE_OK;
     if (!o->enable_prefix_caching)
         return qr_fail_param(error, "prefix_cache_path", "prefix_cache_path: prefix caching is off");
-    const size_t block_bytes = e->model->backend->ops->kv_block_bytes(e->model->backend, &e->kv_config);
+    const size_t block_bytes = qr_ranks_block_bytes(e->model->ranks, e->model->backend, &e->kv_config);
     qr_prefix_file_options file = {.path = o->prefix_cache_path,
                                    .max_bytes = o->prefix_cache_space_bytes,
                                    .block_size = o->block_size,

@@ -374,6 +374,13 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t star
     qr_batch_build(&e->batch, step, qr_sched_pool(e->sched), wants_prompt_logprobs);
     qr_profile_lap(e->profile, QUIRE_STEP_BATCH);
     times.scheduled_us = qr_clock_us();
+    const qr_block_moves moves = {.swap_outs = step->swap_outs,
+                                  .swap_ins = step->swap_ins,
+                                  .copies = step->copies,
+                                  .num_swap_outs = step->num_swap_outs,
+                                  .num_swap_ins = step->num_swap_ins,
+                                  .num_copies = step->num_copies};
+    qr_ranks_step(e->model->ranks, &moves, &e->batch.batch);
     qr_swap_out(&e->swap, step->swap_outs, step->num_swap_outs);
     qr_swap_in(&e->swap, step->swap_ins, step->num_swap_ins);
     if (step->num_copies > 0)

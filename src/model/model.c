@@ -5,12 +5,10 @@
 
 #include "base/mem.h"
 
-/* A matrix with its optional bias. A GGUF-ordered copy of the data is kept where the file's order is another. */
+/* A matrix, or this rank's part of it, with its optional bias. */
 typedef struct linear {
     qr_weight *weight;
     float *bias; /* [rows] or NULL */
-    qr_tensor_view view;
-    void *owned; /* transposed copy the view points to, or NULL */
 } linear;
 
 typedef struct norm {
@@ -29,6 +27,8 @@ struct qr_model {
     qr_backend *be;
     const qr_checkpoint *ckpt;
     qr_compute compute;
+    qr_comm *comm; /* NULL: one rank, which holds all */
+    qr_shard shard;
     qr_tensor_view token_embd, position_embd; /* tables */
     norm output_norm;
     linear output;
@@ -42,7 +42,8 @@ struct qr_model_workspace {
     qr_backend *be;
     float *cos, *sin;
     float *x, *h, *qkv, *attn, *up, *act, *rows, *logits;
-    size_t x_bytes, qkv_bytes, attn_bytes, up_bytes, act_bytes, rows_bytes, logits_bytes;
+    float *gathered; /* with several ranks: sums under way; on rank 0 also the others' logits */
+    size_t x_bytes, qkv_bytes, attn_bytes, up_bytes, act_bytes, rows_bytes, logits_bytes, gathered_bytes;
 };
 
 /* ---- tensors by name ------------------------------------------------------------------------------ */
@@ -123,34 +124,45 @@ static quire_status load_norm(qr_model *m, int il, const char *stem, norm *out, 
                                       : QUIRE_OK;
 }
 
-/* [K, N] as the file has it to [N, K], float32. */
-static quire_status transpose(linear *l, quire_error *error)
+/* The values of this rank's rows, moved to the front; returns how many, 0 where the bias is another rank's to add. */
+static int64_t cut_bias(const qr_model *m, const qr_cut *cut, int64_t cols, float *values)
 {
-    int64_t n = l->view.dims[0], k = l->view.dims[1];
-    size_t bytes = (size_t)n * (size_t)k * sizeof(float);
-    float *row = qr_malloc((size_t)n * sizeof *row), *data = qr_malloc(bytes);
-    if (!row || !data) {
-        qr_free(row);
-        qr_free(data);
-        return qr_fail_nomem(error, l->view.name, bytes);
-    }
-    size_t row_bytes = qr_tensor_row_bytes(&l->view);
-    for (int64_t i = 0; i < k; i++) {
-        qr_dequantize(l->view.dtype, (const char *)l->view.data + (size_t)i * row_bytes, row, n);
-        for (int64_t j = 0; j < n; j++) data[j * k + i] = row[j];
-    }
-    qr_free(row);
-    l->owned = data;
-    l->view.dtype = QR_F32;
-    l->view.dims[0] = k;
-    l->view.dims[1] = n;
-    l->view.data = data;
-    l->view.bytes = bytes;
+    if (cut->cols.count < cols && m->comm->rank > 0) return 0;
+    float *to = values;
+    for (int i = 0; i < 3; to += cut->rows[i++].count)
+        memmove(to, values + cut->rows[i].first, (size_t)cut->rows[i].count * sizeof *to);
+    return to - values;
+}
+
+static quire_status load_bias(qr_model *m, int il, const char *stem, int64_t rows, int64_t cols, const qr_cut *cut,
+                              bool required, float **out, quire_error *error)
+{
+    float *values = NULL;
+    QR_TRY(read_vector(m, il, stem, "bias", rows, required, &values, error));
+    const int64_t count = values ? cut_bias(m, cut, cols, values) : 0;
+    if (count > 0) *out = m->be->ops->vector_create(m->be, values, count);
+    qr_free(values);
+    return *out || count == 0 ? QUIRE_OK : qr_fail_nomem(error, stem, (size_t)count * sizeof **out);
+}
+
+/* Pack the matrix, or the part of it that `cut` says. */
+static quire_status pack(qr_model *m, const qr_tensor_view *view, const qr_cut *cut, bool transposed, linear *out,
+                         quire_error *error)
+{
+    const int64_t rows = view->dims[!transposed], cols = view->dims[transposed];
+    qr_tensor_view part = *view;
+    const bool copied = transposed || cut->cols.count < cols || qr_cut_rows(cut) < rows;
+    if (copied) QR_TRY(qr_cut_copy(view, cut, transposed, &part, error));
+    const quire_status status = m->be->ops->weight_create(m->be, &part, m->compute, &out->weight, error);
+    if (copied) qr_free((void *)part.data);
+    if (status != QUIRE_OK) return status;
+    m->num_parameters += rows * cols;
+    m->weights_bytes += m->be->ops->weight_bytes(out->weight);
     return QUIRE_OK;
 }
 
-static quire_status load_linear(qr_model *m, int il, const char *stem, int64_t rows, int64_t cols, bool bias,
-                                linear *out, quire_error *error)
+static quire_status load_linear(qr_model *m, int il, const char *stem, int64_t rows, int64_t cols, const qr_cut *cut,
+                                bool bias, linear *out, quire_error *error)
 {
     char name[256];
     const qr_tensor_view *view = find(m, il, stem, "weight", name, sizeof name);
@@ -159,12 +171,30 @@ static quire_status load_linear(qr_model *m, int il, const char *stem, int64_t r
     int64_t want_cols = transposed ? rows : cols, want_rows = transposed ? cols : rows;
     if (view->num_dims != 2 || qr_tensor_cols(view) != want_cols || qr_tensor_rows(view) != want_rows)
         return wrong_shape(m, view, want_cols, want_rows, error);
-    out->view = *view;
-    if (transposed) QR_TRY(transpose(out, error));
-    QR_TRY(m->be->ops->weight_create(m->be, &out->view, m->compute, &out->weight, error));
-    m->num_parameters += rows * cols;
-    m->weights_bytes += m->be->ops->weight_bytes(out->weight);
-    return load_vector(m, il, stem, "bias", rows, bias, &out->bias, error);
+    QR_TRY(pack(m, view, cut, transposed, out, error));
+    return load_bias(m, il, stem, rows, cols, cut, bias, &out->bias, error);
+}
+
+static qr_range scaled(qr_range r, int64_t unit) { return (qr_range){r.first * unit, r.count * unit}; }
+
+static qr_range moved(qr_range r, int64_t by) { return (qr_range){r.first + by, r.count}; }
+
+static quire_status load_qkv(qr_model *m, int il, qr_range q, qr_range kv, quire_error *error)
+{
+    const qr_model_config *c = &m->config;
+    const bool bias = c->arch->qkv_bias;
+    linear *out = m->layers[il].qkv;
+    const int64_t hidden = c->hidden_size, num_q = (int64_t)c->num_heads * c->head_size,
+                  num_kv = (int64_t)c->num_kv_heads * c->head_size;
+    const qr_range all = {0, hidden};
+    if (c->arch->fused_qkv) {
+        const qr_cut cut = {{q, moved(kv, num_q), moved(kv, num_q + num_kv)}, all};
+        return load_linear(m, il, "attn_qkv", num_q + 2 * num_kv, hidden, &cut, bias, &out[0], error);
+    }
+    const qr_cut q_cut = {{q}, all}, kv_cut = {{kv}, all};
+    QR_TRY(load_linear(m, il, "attn_q", num_q, hidden, &q_cut, bias, &out[0], error));
+    QR_TRY(load_linear(m, il, "attn_k", num_kv, hidden, &kv_cut, bias, &out[1], error));
+    return load_linear(m, il, "attn_v", num_kv, hidden, &kv_cut, bias, &out[2], error);
 }
 
 static quire_status load_layer(qr_model *m, int il, quire_error *error)
@@ -172,26 +202,22 @@ static quire_status load_layer(qr_model *m, int il, quire_error *error)
     const qr_model_config *c = &m->config;
     const qr_arch *a = c->arch;
     layer *l = &m->layers[il];
-    int64_t hidden = c->hidden_size, q = (int64_t)c->num_heads * c->head_size,
-            kv = (int64_t)c->num_kv_heads * c->head_size;
+    const int64_t hidden = c->hidden_size, mlp = c->intermediate_size;
+    const qr_range q = scaled(m->shard.heads, c->head_size), kv = scaled(m->shard.kv_heads, c->head_size);
+    const qr_cut out_cut = {{{0, hidden}}, q};
+    const qr_cut up_cut = {{m->shard.mlp}, {0, hidden}}, down_cut = {{{0, hidden}}, m->shard.mlp};
     QR_TRY(load_norm(m, il, "attn_norm", &l->attn_norm, error));
-    if (a->fused_qkv) {
-        QR_TRY(load_linear(m, il, "attn_qkv", q + 2 * kv, hidden, a->qkv_bias, &l->qkv[0], error));
-    } else {
-        QR_TRY(load_linear(m, il, "attn_q", q, hidden, a->qkv_bias, &l->qkv[0], error));
-        QR_TRY(load_linear(m, il, "attn_k", kv, hidden, a->qkv_bias, &l->qkv[1], error));
-        QR_TRY(load_linear(m, il, "attn_v", kv, hidden, a->qkv_bias, &l->qkv[2], error));
-    }
+    QR_TRY(load_qkv(m, il, q, kv, error));
     if (a->qk_norm) {
         QR_TRY(load_vector(m, il, "attn_q_norm", "weight", c->head_size, true, &l->q_norm, error));
         QR_TRY(load_vector(m, il, "attn_k_norm", "weight", c->head_size, true, &l->k_norm, error));
     }
-    QR_TRY(load_linear(m, il, "attn_output", hidden, q, a->other_bias, &l->attn_output, error));
+    QR_TRY(load_linear(m, il, "attn_output", hidden, (int64_t)c->num_heads * c->head_size, &out_cut, a->other_bias,
+                       &l->attn_output, error));
     QR_TRY(load_norm(m, il, "ffn_norm", &l->ffn_norm, error));
-    if (a->gated_mlp)
-        QR_TRY(load_linear(m, il, "ffn_gate", c->intermediate_size, hidden, a->other_bias, &l->ffn_up[0], error));
-    QR_TRY(load_linear(m, il, "ffn_up", c->intermediate_size, hidden, a->other_bias, &l->ffn_up[a->gated_mlp], error));
-    return load_linear(m, il, "ffn_down", hidden, c->intermediate_size, a->other_bias, &l->ffn_down, error);
+    if (a->gated_mlp) QR_TRY(load_linear(m, il, "ffn_gate", mlp, hidden, &up_cut, a->other_bias, &l->ffn_up[0], error));
+    QR_TRY(load_linear(m, il, "ffn_up", mlp, hidden, &up_cut, a->other_bias, &l->ffn_up[a->gated_mlp], error));
+    return load_linear(m, il, "ffn_down", hidden, mlp, &down_cut, a->other_bias, &l->ffn_down, error);
 }
 
 /* checkpoint_view (or NULL): the same where the checkpoint has it. */
@@ -224,12 +250,11 @@ static quire_status load_ends(qr_model *m, quire_error *error)
             return qr_fail(error, QUIRE_FORMAT, "%s: tensor 'rope_freqs.weight' must be positive",
                            qr_checkpoint_path(m->ckpt));
     char name[256];
+    const qr_cut cut = {{m->shard.vocab}, {0, c->hidden_size}};
     if (!c->tie_word_embeddings && find(m, -1, "output", "weight", name, sizeof name))
-        return load_linear(m, -1, "output", c->vocab_size, c->hidden_size, false, &m->output, error);
-    m->output.view = token_embd;
-    QR_TRY(m->be->ops->weight_create(m->be, &m->output.view, m->compute, &m->output.weight, error));
-    m->weights_bytes += m->be->ops->weight_bytes(m->output.weight);
-    return QUIRE_OK;
+        return load_linear(m, -1, "output", c->vocab_size, c->hidden_size, &cut, false, &m->output, error);
+    m->num_parameters -= qr_tensor_rows(&token_embd) * c->hidden_size; /* counted once */
+    return pack(m, &token_embd, &cut, false, &m->output, error);
 }
 
 static quire_status load_all(qr_model *m, qr_model_progress on_progress, void *user, quire_error *error)
@@ -242,15 +267,22 @@ static quire_status load_all(qr_model *m, qr_model_progress on_progress, void *u
     return QUIRE_OK;
 }
 
-quire_status qr_model_load(const qr_checkpoint *ckpt, qr_backend *be, qr_compute compute, qr_model_progress on_progress,
-                           void *user, qr_model **out, quire_error *error)
+static quire_status read_config(qr_model *m, quire_error *error)
+{
+    QR_TRY(qr_model_config_read(m->ckpt, &m->config, error));
+    return qr_shard_plan(&m->config, m->comm ? m->comm->rank : 0, m->comm ? m->comm->size : 1, &m->shard, error);
+}
+
+quire_status qr_model_load(const qr_checkpoint *ckpt, qr_backend *be, qr_compute compute, qr_comm *comm,
+                           qr_model_progress on_progress, void *user, qr_model **out, quire_error *error)
 {
     qr_model *m = qr_calloc(1, sizeof *m);
     if (!m) return qr_fail_nomem(error, "the model", sizeof *m);
     m->be = be;
     m->ckpt = ckpt;
     m->compute = compute;
-    quire_status status = qr_model_config_read(ckpt, &m->config, error);
+    m->comm = comm;
+    quire_status status = read_config(m, error);
     if (status == QUIRE_OK) {
         m->layers = qr_calloc((size_t)m->config.num_layers, sizeof *m->layers);
         if (!m->layers)
@@ -270,7 +302,6 @@ static void free_linear(qr_model *m, linear *l)
 {
     if (l->weight) m->be->ops->weight_destroy(m->be, l->weight);
     m->be->ops->vector_destroy(m->be, l->bias);
-    qr_free(l->owned);
 }
 
 static void free_norm(qr_model *m, norm *n)
@@ -310,15 +341,26 @@ int64_t qr_model_num_parameters(const qr_model *m) { return m->num_parameters; }
 
 qr_kv_config qr_model_kv_config(const qr_model *m)
 {
-    return (qr_kv_config){
-        .num_layers = m->config.num_layers, .num_kv_heads = m->config.num_kv_heads, .head_size = m->config.head_size};
+    return (qr_kv_config){.num_layers = m->config.num_layers,
+                          .num_kv_heads = (int)m->shard.kv_heads.count,
+                          .head_size = m->config.head_size};
 }
 
 /* ---- forward --------------------------------------------------------------------------------------- */
 
-static int64_t qkv_cols(const qr_model_config *c)
+static int64_t qkv_cols(const qr_model *m)
 {
-    return (int64_t)(c->num_heads + 2 * c->num_kv_heads) * c->head_size;
+    return (m->shard.heads.count + 2 * m->shard.kv_heads.count) * m->config.head_size;
+}
+
+/* Outputs of the attention, and of the MLP's first half. */
+static int64_t attn_cols(const qr_model *m) { return m->shard.heads.count * m->config.head_size; }
+static int64_t up_cols(const qr_model *m) { return m->shard.mlp.count * (m->config.arch->gated_mlp ? 2 : 1); }
+
+/* Logits of a row on this rank: rank 0 has room for all. */
+static int64_t logits_cols(const qr_model *m)
+{
+    return m->comm && m->comm->rank > 0 ? m->shard.vocab.count : m->config.vocab_size;
 }
 
 static quire_status take(qr_model_workspace *ws, float **out, size_t *out_bytes, int64_t rows, int64_t cols,
@@ -350,19 +392,22 @@ static quire_status take_all(const qr_model *m, qr_model_workspace *ws, int max_
                              int max_positions, quire_error *error)
 {
     const qr_model_config *c = &m->config;
-    int64_t attn = (int64_t)c->num_heads * c->head_size,
-            up = (int64_t)c->intermediate_size * (c->arch->gated_mlp ? 2 : 1);
     if (!c->arch->learned_positions) QR_TRY(create_rope_tables(m, ws, max_positions, error));
-    QR_TRY(take(ws, &ws->x, &ws->x_bytes, max_tokens, c->hidden_size, false, "activations", error));
+    QR_TRY(take(ws, &ws->x, &ws->x_bytes, max_tokens, c->hidden_size, m->comm != NULL, "activations", error));
     QR_TRY(take(ws, &ws->h, &ws->x_bytes, max_tokens, c->hidden_size, false, "activations", error));
-    QR_TRY(take(ws, &ws->qkv, &ws->qkv_bytes, max_tokens, qkv_cols(c), false, "activations", error));
-    QR_TRY(take(ws, &ws->attn, &ws->attn_bytes, max_tokens, attn, false, "activations", error));
-    QR_TRY(take(ws, &ws->up, &ws->up_bytes, max_tokens, up, false, "activations", error));
+    QR_TRY(take(ws, &ws->qkv, &ws->qkv_bytes, max_tokens, qkv_cols(m), false, "activations", error));
+    QR_TRY(take(ws, &ws->attn, &ws->attn_bytes, max_tokens, attn_cols(m), false, "activations", error));
+    QR_TRY(take(ws, &ws->up, &ws->up_bytes, max_tokens, up_cols(m), false, "activations", error));
     if (c->arch->gated_mlp)
-        QR_TRY(take(ws, &ws->act, &ws->act_bytes, max_tokens, c->intermediate_size, false, "activations", error));
+        QR_TRY(take(ws, &ws->act, &ws->act_bytes, max_tokens, m->shard.mlp.count, false, "activations", error));
     QR_TRY(take(ws, &ws->rows, &ws->rows_bytes, max_rows, c->hidden_size, false, "the rows that sample", error));
-    QR_TRY(take(ws, &ws->logits, &ws->logits_bytes, max_rows, c->vocab_size, true, "logits", error));
-    int64_t max_cols = attn > c->intermediate_size ? attn : c->intermediate_size;
+    QR_TRY(take(ws, &ws->logits, &ws->logits_bytes, max_rows, logits_cols(m), true, "logits", error));
+    if (m->comm) {
+        const int64_t sums = (int64_t)m->comm->size * QR_REDUCE_PIECE, logits = max_rows * (int64_t)c->vocab_size;
+        QR_TRY(take(ws, &ws->gathered, &ws->gathered_bytes, 1, sums > logits ? sums : logits, true,
+                    "other ranks' results", error));
+    }
+    int64_t max_cols = attn_cols(m) > m->shard.mlp.count ? attn_cols(m) : m->shard.mlp.count;
     if (max_cols < c->hidden_size) max_cols = c->hidden_size;
     int rows = max_tokens > max_rows ? max_tokens : max_rows;
     return ws->be->ops->reserve(ws->be, rows, max_reqs, max_cols, max_positions, error);
@@ -389,9 +434,9 @@ void qr_model_workspace_destroy(qr_model_workspace *ws)
     const struct {
         float *ptr;
         size_t bytes;
-    } buffers[] = {{ws->x, ws->x_bytes},       {ws->h, ws->x_bytes},          {ws->qkv, ws->qkv_bytes},
-                   {ws->attn, ws->attn_bytes}, {ws->up, ws->up_bytes},        {ws->act, ws->act_bytes},
-                   {ws->rows, ws->rows_bytes}, {ws->logits, ws->logits_bytes}};
+    } buffers[] = {{ws->x, ws->x_bytes},       {ws->h, ws->x_bytes},           {ws->qkv, ws->qkv_bytes},
+                   {ws->attn, ws->attn_bytes}, {ws->up, ws->up_bytes},         {ws->act, ws->act_bytes},
+                   {ws->rows, ws->rows_bytes}, {ws->logits, ws->logits_bytes}, {ws->gathered, ws->gathered_bytes}};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         if (buffers[i].ptr) ws->be->ops->buffer_free(ws->be, buffers[i].ptr, buffers[i].bytes);
     ws->be->ops->vector_destroy(ws->be, ws->cos);
@@ -421,18 +466,31 @@ static void apply_linear(const qr_model *m, const linear *l, int num, const floa
     m->be->ops->linear(m->be, x, cols, num_tokens, weights, biases, num, y, ld_y, accumulate);
 }
 
+/* x += the product of every rank's columns: rank 0 adds its own to x, the others' are added to that in their order, and
+ * all have the sum. */
+static void add_product(const qr_model *m, qr_model_workspace *ws, const linear *l, const float *y, int64_t cols,
+                        int num_tokens)
+{
+    const int64_t hidden = m->config.hidden_size;
+    apply_linear(m, l, 1, y, cols, num_tokens, ws->x, hidden, !m->comm || m->comm->rank == 0);
+    if (!m->comm) return;
+    m->be->ops->wait(m->be);
+    qr_comm_all_reduce_sum(m->comm, ws->x, (size_t)num_tokens * (size_t)hidden, ws->gathered);
+}
+
 static void attention_part(const qr_model *m, qr_model_workspace *ws, const qr_batch *batch, qr_kv_cache *cache, int il)
 {
     const qr_model_config *c = &m->config;
     const layer *l = &m->layers[il];
     int num_tokens = batch->num_tokens;
-    int64_t ld = qkv_cols(c), attn = (int64_t)c->num_heads * c->head_size;
+    const int num_heads = (int)m->shard.heads.count, num_kv_heads = (int)m->shard.kv_heads.count;
+    const int64_t ld = qkv_cols(m);
     apply_norm(m, &l->attn_norm, ws->x, num_tokens, ws->h);
     apply_linear(m, l->qkv, c->arch->fused_qkv ? 1 : 3, ws->h, c->hidden_size, num_tokens, ws->qkv, ld, false);
     const qr_rope_kv_args rope = {.qkv = ws->qkv,
                                   .ld = ld,
-                                  .num_heads = c->num_heads,
-                                  .num_kv_heads = c->num_kv_heads,
+                                  .num_heads = num_heads,
+                                  .num_kv_heads = num_kv_heads,
                                   .head_size = c->head_size,
                                   .style = c->rope_style,
                                   .rotary_dim = c->rotary_dim,
@@ -447,22 +505,22 @@ static void attention_part(const qr_model *m, qr_model_workspace *ws, const qr_b
     const qr_attention_args args = {.q = ws->qkv,
                                     .ld_q = ld,
                                     .out = ws->attn,
-                                    .num_heads = c->num_heads,
-                                    .num_kv_heads = c->num_kv_heads,
+                                    .num_heads = num_heads,
+                                    .num_kv_heads = num_kv_heads,
                                     .head_size = c->head_size,
                                     .scale = c->attention_scale,
                                     .window = c->window[il],
                                     .cache = cache,
                                     .layer = il};
     m->be->ops->attention(m->be, batch, &args);
-    apply_linear(m, &l->attn_output, 1, ws->attn, attn, num_tokens, ws->x, c->hidden_size, true);
+    add_product(m, ws, &l->attn_output, ws->attn, attn_cols(m), num_tokens);
 }
 
 static void mlp_part(const qr_model *m, qr_model_workspace *ws, int num_tokens, int il)
 {
     const qr_model_config *c = &m->config;
     const layer *l = &m->layers[il];
-    int64_t cols = c->intermediate_size;
+    const int64_t cols = m->shard.mlp.count;
     const float *act = ws->up;
     apply_norm(m, &l->ffn_norm, ws->x, num_tokens, ws->h);
     if (c->arch->gated_mlp) {
@@ -473,7 +531,7 @@ static void mlp_part(const qr_model *m, qr_model_workspace *ws, int num_tokens, 
         apply_linear(m, l->ffn_up, 1, ws->h, c->hidden_size, num_tokens, ws->up, cols, false);
         m->be->ops->act(m->be, ws->up, c->arch->act, num_tokens, cols);
     }
-    apply_linear(m, &l->ffn_down, 1, act, cols, num_tokens, ws->x, c->hidden_size, true);
+    add_product(m, ws, &l->ffn_down, act, cols, num_tokens);
 }
 
 void qr_model_forward(const qr_model *m, qr_model_workspace *ws, const qr_batch *batch, qr_kv_cache *cache)
@@ -489,12 +547,29 @@ void qr_model_forward(const qr_model *m, qr_model_workspace *ws, const qr_batch 
     }
 }
 
+/* Rank 0's columns are in ws->logits; the other ranks' beside them. */
+static void gather_logits(const qr_model *m, qr_model_workspace *ws, int num_rows)
+{
+    const int vocab = m->config.vocab_size, size = m->comm->size;
+    size_t bytes[QR_MAX_RANKS] = {0};
+    for (int r = 1; r < size; r++)
+        bytes[r] = (size_t)num_rows * (size_t)qr_shard_vocab(&m->config, r, size).count * sizeof(float);
+    m->comm->gather(m->comm, ws->logits, bytes, ws->gathered);
+    const float *from = ws->gathered;
+    for (int r = 1; m->comm->rank == 0 && r < size; r++) {
+        const qr_range part = qr_shard_vocab(&m->config, r, size);
+        for (int i = 0; i < num_rows; i++, from += part.count)
+            memcpy(ws->logits + (int64_t)i * vocab + part.first, from, (size_t)part.count * sizeof *from);
+    }
+}
+
 const float *qr_model_logits(const qr_model *m, qr_model_workspace *ws, const int32_t *rows, int num_rows)
 {
     const qr_model_config *c = &m->config;
     m->be->ops->gather_rows(m->be, ws->x, rows, num_rows, c->hidden_size, ws->rows);
     apply_norm(m, &m->output_norm, ws->rows, num_rows, ws->rows);
-    apply_linear(m, &m->output, 1, ws->rows, c->hidden_size, num_rows, ws->logits, c->vocab_size, false);
+    apply_linear(m, &m->output, 1, ws->rows, c->hidden_size, num_rows, ws->logits, logits_cols(m), false);
     m->be->ops->wait(m->be);
+    if (m->comm) gather_logits(m, ws, num_rows);
     return ws->logits;
 }

@@ -53,14 +53,16 @@ def quire(*args, timeout=120, check=True, stdin=b"", env=None):
 
 
 class Server:
-    """quire serve on a free port of the loopback; stopped by SIGTERM at the end of the `with`, which must go well."""
+    """quire serve on a free port of the loopback; stopped by SIGTERM at the end of the `with`, which must go well.
+    launcher: what starts the program, mpirun and its options."""
 
-    def __init__(self, *args, model=None, env=None, start_timeout=120):
+    def __init__(self, *args, model=None, env=None, start_timeout=120, launcher=()):
         self.args, self.model, self.env, self.start_timeout = args, model or MODEL, env, start_timeout
+        self.launcher = launcher
 
     def __enter__(self):
         self.log = tempfile.TemporaryFile()
-        command = [QUIRE, "serve", str(self.model), "--host", "127.0.0.1", "--port", "0", *map(str, self.args)]
+        command = [*self.launcher, QUIRE, "serve", str(self.model), "--host", "127.0.0.1", "--port", "0", *map(str, self.args)]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log,
                                         env={**os.environ, **(self.env or {})})
         deadline = time.monotonic() + self.start_timeout
