@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-OTHERS_OPTIONS = {"--help", "--version", "--cflags", "--libs"}  # the first two are everywhere, the others pkg-config's
+# the first two are everywhere, then pkg-config's and mpirun's
+OTHERS_OPTIONS = {"--help", "--version", "--cflags", "--libs", "--bind-to", "--map-by", "--mca"}
 
 
 def known_options(program):
