@@ -284,6 +284,7 @@ static quire_status create_workspaces(quire_engine *e, quire_error *error)
     const quire_engine_options *o = &e->options;
     QR_TRY(qr_model_workspace_create(e->model->model, o->max_num_batched_tokens, o->max_num_seqs, e->logits_rows,
                                      o->max_model_len, &e->ws, error));
+    QR_TRY(open_ranks(e, error));
     if (!e->draft) return QUIRE_OK;
     return qr_draft_reserve(e->draft, &e->kv_config, o->max_num_batched_tokens, o->max_num_seqs, o->max_model_len,
                             e->logits_rows, error);
