@@ -203,7 +203,7 @@ typedef struct quire_engine_options {
     /* "auto" (float16; float32 with compute_dtype float32) | "float16" | "float32" | "int8" | "fp8_e4m3" ("fp8") |
      * "fp8_e5m2": half the memory of float16 (int8: 2 bytes more per token, KV head, K and V), less exact */
     const char *kv_cache_dtype;
-    int max_num_batched_tokens;  /* token budget of one step; default 2048 */
+    int max_num_batched_tokens;  /* token budget of one step; default 512: a CPU is at full speed */
     int max_num_seqs;            /* running sequences at most; default 128 */
     int max_model_len;           /* prompt + output tokens at most; 0: the model's */
     int max_num_queued_reqs;     /* waiting requests at most, then QUEUE_FULL; 0: no limit */
@@ -213,10 +213,12 @@ typedef struct quire_engine_options {
      * and its baselines with contiguous memory, "orca-max", "orca-pow2", "orca-oracle" (which take max_tokens for the
      * true length) and "faster-transformer". docs/memory.md */
     const char *kv_allocator;
-    const char *scheduling_policy; /* "fcfs" (default) | "priority" */
-    const char *preemption_mode;   /* "recompute" (default) | "swap" | "auto": whichever is cheaper as measured */
-    size_t swap_space_bytes;       /* host memory for preempted groups' KV blocks; > 0 for swap and auto, else 0 */
-    const char *swap_path;         /* folder for a file to hold the swap space instead of memory; NULL: memory */
+    /* "fair" (default with kv_allocator "vllm"): a short prompt overtakes a longer one while fewer tokens were computed
+     * between their arrivals than it is shorter | "fcfs" (default else) | "priority". NULL: the default */
+    const char *scheduling_policy;
+    const char *preemption_mode; /* "recompute" (default) | "swap" | "auto": whichever is cheaper as measured */
+    size_t swap_space_bytes;     /* host memory for preempted groups' KV blocks; > 0 for swap and auto, else 0 */
+    const char *swap_path;       /* folder for a file to hold the swap space instead of memory; NULL: memory */
     /* Folder for a file that keeps evicted and, when the engine is destroyed, all cached full blocks, and is read again
      * by the next engine of the same model, compute and KV dtype and block size; NULL: none. One engine at a time. */
     const char *prefix_cache_path;

@@ -65,6 +65,7 @@ typedef struct model {
     bool drafts;
     uint32_t output_vocab; /* small: the sequences of a group stay the same for long */
     uint64_t num_added;
+    int64_t num_computed;        /* tokens of this scheduler's steps */
     uint64_t preemptions_before; /* of the schedulers before this one */
     uint64_t num_refused, num_aborts, num_forks, num_copies, num_preemptions, num_hits, num_finished, num_resets;
     uint64_t num_beam_forks, num_swapped, num_swap_blocks, num_drafts, num_accepted, num_restarts;
@@ -103,6 +104,7 @@ static void model_start(model *m)
     m->pool = qr_sched_pool(m->sched);
     m->options = *qr_sched_get_options(m->sched);
     m->preemptions_before = m->num_preemptions;
+    m->num_computed = 0;
 }
 
 static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), void *source)
@@ -122,7 +124,7 @@ static void model_init(model *m, uint32_t (*source_choose)(void *, uint32_t), vo
     o->enable_chunked_prefill = choose(m, 4) > 0;
     o->max_chunk_tokens = o->enable_chunked_prefill && choose(m, 3) == 0 ? 1 + (int32_t)choose(m, 10) : 0;
     o->enable_prefix_caching = choose(m, 5) > 0;
-    o->policy = choose(m, 3) == 0 ? QR_SCHED_PRIORITY : QR_SCHED_FCFS;
+    o->policy = (qr_sched_policy)choose(m, QR_NUM_SCHED_POLICIES);
     o->preemption_mode = (qr_preemption_mode)choose(m, 3);
     o->num_swap_blocks = 1 + choose(m, 2 * (uint32_t)o->num_blocks);
     o->kv_allocator = choose(m, 2) ? QR_KV_VLLM : (qr_kv_allocator)choose(m, QR_NUM_KV_ALLOCATORS);
@@ -179,7 +181,10 @@ static bool model_add(model *m)
     ref->num_prompt = 1 + (int32_t)choose(m, choose(m, 4) ? 30 : MODEL_MAX_LEN - 1);
     ref->max_output = 1 + (int32_t)choose(m, (uint32_t)(MODEL_MAX_LEN - ref->num_prompt));
     fit_group(m, ref);
-    ref->priority = m->options.policy == QR_SCHED_PRIORITY ? (int64_t)choose(m, 3) : 0;
+    const int64_t given = (int64_t)choose(m, 3);
+    ref->priority = m->options.policy == QR_SCHED_PRIORITY ? given
+                    : m->options.policy == QR_SCHED_FAIR   ? m->num_computed + ref->num_prompt
+                                                           : 0;
     ref->key = choose(m, 4) == 0;
     ref->no_prefix_read = choose(m, 8) == 0;
     ref->lockstep = choose(m, ref->n > 1 ? 2 : 6) == 0;
@@ -190,7 +195,7 @@ static bool model_add(model *m)
                                       .max_output_tokens = ref->max_output,
                                       .n = ref->n,
                                       .expected_output_tokens = (int32_t)choose(m, (uint32_t)ref->max_output + 1),
-                                      .priority = ref->priority,
+                                      .priority = given,
                                       .extra_key = ref->key,
                                       .no_prefix_read = ref->no_prefix_read,
                                       .lockstep = ref->lockstep,
@@ -639,6 +644,7 @@ static void model_step(model *m)
     device_copy(m, &step);
     device_forward(m, &step);
     qr_sched_commit_step(m->sched);
+    for (int i = 0; i < step.num_entries; i++) m->num_computed += step.entries[i].num_new_tokens;
     model_results(m, &step);
     model_slots(m);
     MODEL_CHECK(in_schedule == 0 && qr_mem_num_allocations() == 0, "a step allocated memory");

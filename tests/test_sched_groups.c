@@ -362,6 +362,30 @@ static void auto_takes_the_cheaper(void **state)
     }
 }
 
+/* Prompts of 4, 60, 20 and 40 tokens together; one of 50 when all but the 60 were begun: too late to overtake it. */
+static void fair_lets_short_prompts_overtake_for_a_while(void **state)
+{
+    (void)state;
+    qr_sched_options options = small_options(60);
+    options.policy = QR_SCHED_FAIR;
+    options.max_num_seqs = 1;
+    qr_sched *sched = sched_of(&options);
+    const int32_t lengths[] = {4, 60, 20, 40, 50};
+    qr_request *requests[5], *order[5] = {NULL};
+    int num_started = 0, num_added = 0;
+    while (num_added == 0 || qr_sched_has_unfinished(sched)) {
+        while (num_added < 4 || (num_added == 4 && num_started == 3)) {
+            const qr_request_params params = params_of(100 * num_added, lengths[num_added], 1);
+            requests[num_added++] = add(sched, &params);
+        }
+        qr_sched_step step = run_step(sched);
+        if (step.num_entries > 0 && step.entries[0].start == 0) order[num_started++] = step.entries[0].request;
+    }
+    const int expected[] = {0, 2, 3, 1, 4};
+    for (int i = 0; i < 5; i++) assert_ptr_equal(order[i], requests[expected[i]]);
+    qr_sched_destroy(sched);
+}
+
 static void priority_decides_order_and_victim(void **state)
 {
     (void)state;
@@ -403,9 +427,9 @@ static void tiny_pools_never_deadlock(void **state)
 {
     (void)state;
     for (int64_t num_blocks = 3; num_blocks <= 12; num_blocks++) {
-        for (int policy = 0; policy < 2; policy++) {
+        for (int policy = 0; policy < QR_NUM_SCHED_POLICIES; policy++) {
             qr_sched_options options = small_options(num_blocks);
-            options.policy = policy ? QR_SCHED_PRIORITY : QR_SCHED_FCFS;
+            options.policy = (qr_sched_policy)policy;
             qr_sched *sched = sched_of(&options);
             int num_added = 0;
             for (int i = 0; i < 200; i++) {
@@ -461,6 +485,7 @@ int main(void)
         cmocka_unit_test(full_swap_space_means_recompute),
         cmocka_unit_test(auto_takes_the_cheaper),
         cmocka_unit_test(priority_decides_order_and_victim),
+        cmocka_unit_test(fair_lets_short_prompts_overtake_for_a_while),
         cmocka_unit_test(tiny_pools_never_deadlock),
         cmocka_unit_test(nothing_starves),
     };

@@ -146,8 +146,10 @@ static const qr_option scheduler_options[] = {
     {.name = "scheduling-policy",
      .kind = QR_OPTION_CHOICE,
      .offset = AT(engine.scheduling_policy),
-     .choices = "fcfs|priority",
-     .help = "first come first served, or by each request's priority (lower runs first)"},
+     .choices = "fair|fcfs|priority",
+     .default_text = "fair with --kv-allocator vllm, else fcfs",
+     .help = "fair: a short prompt may overtake longer ones, each for a bounded time; fcfs: first come first served; "
+             "priority: by each request's priority (lower runs first)"},
     {.name = "preemption-mode",
      .kind = QR_OPTION_CHOICE,
      .offset = AT(engine.preemption_mode),

@@ -16,12 +16,11 @@ void quire_engine_options_init(quire_engine_options *options)
     *options = (quire_engine_options){.block_size = 16,
                                       .gpu_memory_utilization = 0.5,
                                       .kv_cache_dtype = "auto",
-                                      .max_num_batched_tokens = 2048,
+                                      .max_num_batched_tokens = 512,
                                       .max_num_seqs = 128,
                                       .enable_chunked_prefill = true,
                                       .enable_prefix_caching = true,
                                       .kv_allocator = "vllm",
-                                      .scheduling_policy = "fcfs",
                                       .preemption_mode = "recompute",
                                       .prefix_cache_space_bytes = (size_t)4 << 30};
 }
@@ -30,14 +29,11 @@ void quire_engine_options_init(quire_engine_options *options)
 
 static quire_status parse_policy(quire_engine_options *o, qr_sched_policy *out, quire_error *error)
 {
-    const char *policy = o->scheduling_policy ? o->scheduling_policy : "fcfs";
-    if (strcmp(policy, "fcfs") == 0)
-        *out = QR_SCHED_FCFS;
-    else if (strcmp(policy, "priority") == 0)
-        *out = QR_SCHED_PRIORITY;
-    else
-        return qr_fail_param(error, "scheduling_policy", "scheduling_policy: fcfs or priority, not '%s'", policy);
-    o->scheduling_policy = *out == QR_SCHED_FCFS ? "fcfs" : "priority";
+    const char *policy = o->scheduling_policy;
+    if (!policy) policy = strcmp(o->kv_allocator, "vllm") == 0 ? "fair" : "fcfs";
+    if (!qr_sched_policy_parse(policy, out))
+        return qr_fail_param(error, "scheduling_policy", "scheduling_policy: fair, fcfs or priority, not '%s'", policy);
+    o->scheduling_policy = qr_sched_policy_name(*out);
     return QUIRE_OK;
 }
 

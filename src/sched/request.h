@@ -63,7 +63,7 @@ struct qr_request {
     int32_t *prompt_token_ids;      /* [num_prompt_tokens], a copy */
     qr_seq *seqs;                   /* [n] */
     int32_t num_shared_tokens;      /* what the leading sequence computes for all before the fork */
-    int64_t priority;               /* lower is sooner; 0 under fcfs */
+    int64_t priority;               /* lower is sooner; by the policy */
     uint64_t arrival;               /* 1, 2, 3, ... */
     uint64_t extra_key;
     bool no_prefix_read;

@@ -26,18 +26,38 @@ static const char *const allocator_names[] = {
 #undef XX
 };
 
+static const char *const policy_names[] = {
+#define XX(name, text) text,
+    QR_SCHED_POLICY_MAP(XX)
+#undef XX
+};
+
+/* Its index; -1: there is none of this name. */
+static int find_name(const char *const *names, int num_names, const char *name)
+{
+    for (int i = 0; i < num_names; i++)
+        if (strcmp(name, names[i]) == 0) return i;
+    return -1;
+}
+
 const char *qr_kv_allocator_name(qr_kv_allocator allocator) { return allocator_names[allocator]; }
 
 bool qr_kv_allocator_has_regions(qr_kv_allocator allocator) { return policies[allocator]->region_slots != NULL; }
 
 bool qr_kv_allocator_parse(const char *name, qr_kv_allocator *out)
 {
-    for (int i = 0; i < QR_NUM_KV_ALLOCATORS; i++) {
-        if (strcmp(name, allocator_names[i]) != 0) continue;
-        *out = (qr_kv_allocator)i;
-        return true;
-    }
-    return false;
+    int idx = find_name(allocator_names, QR_NUM_KV_ALLOCATORS, name);
+    if (idx >= 0) *out = (qr_kv_allocator)idx;
+    return idx >= 0;
+}
+
+const char *qr_sched_policy_name(qr_sched_policy policy) { return policy_names[policy]; }
+
+bool qr_sched_policy_parse(const char *name, qr_sched_policy *out)
+{
+    int idx = find_name(policy_names, QR_NUM_SCHED_POLICIES, name);
+    if (idx >= 0) *out = (qr_sched_policy)idx;
+    return idx >= 0;
 }
 
 /* ---- life -------------------------------------------------------------------------------------- */
@@ -273,6 +293,16 @@ static quire_status request_create(const qr_request_params *p, int32_t max_swap_
     return QUIRE_OK;
 }
 
+/* What a request is ordered by before its arrival. */
+static int64_t rank(const qr_sched *sched, const qr_request_params *params)
+{
+    switch (sched->options.policy) {
+    case QR_SCHED_PRIORITY: return params->priority;
+    case QR_SCHED_FAIR: return sched->num_computed + params->num_prompt_tokens;
+    default: return 0;
+    }
+}
+
 quire_status qr_sched_add(qr_sched *sched, const qr_request_params *params, qr_request **out, quire_error *error)
 {
     assert(!sched->in_step);
@@ -283,7 +313,7 @@ quire_status qr_sched_add(qr_sched *sched, const qr_request_params *params, qr_r
     const int32_t max_slots = params->num_prompt_tokens + params->max_output_tokens - 1;
     const int64_t max_swap_blocks = sched->swap_pool ? ceil_div(max_slots, sched->options.block_size) : 0;
     QR_TRY(request_create(params, (int32_t)max_swap_blocks, &request, error));
-    request->priority = sched->options.policy == QR_SCHED_PRIORITY ? params->priority : 0;
+    request->priority = rank(sched, params);
     request->arrival = ++sched->last_arrival;
     request->max_blocks =
         sched->buddy ? params->n * qr_sched_region_blocks(sched, params->num_prompt_tokens, params->max_output_tokens)

@@ -27,7 +27,7 @@
  * that is more than a step may load while others run, it waits for the next step and finds the first part in the pool.
  *
  * Properties: if anything is unfinished, a step has at least one entry. The first group in order is never preempted,
- * so it finishes: nothing starves under fcfs, nothing deadlocks.
+ * so it finishes: nothing starves under fcfs and fair, nothing deadlocks.
  * A request that finds room alone is never refused; one that could never fit is refused by add.
  *
  * That is the policy `vllm`. The others (policy.h) are the paper's baselines and its own scheduler, for comparison.
@@ -43,10 +43,26 @@
 
 typedef struct qr_sched qr_sched;
 
+/* XX(name, text): the order of requests. fair: by (tokens that steps had computed on arrival + prompt tokens, arrival),
+ * about the order in which prompts would end if all were computed side by side. A short prompt overtakes a long one,
+ * but only while fewer tokens were computed since the long one came than it is longer: nothing starves.
+ * Source: finish tags of fair queueing, Demers, Keshav and Shenker, SIGCOMM 1989. */
+#define QR_SCHED_POLICY_MAP(XX)                           \
+    XX(FCFS, "fcfs")         /* by arrival */             \
+    XX(PRIORITY, "priority") /* by (priority, arrival) */ \
+    XX(FAIR, "fair")
+
 typedef enum qr_sched_policy {
-    QR_SCHED_FCFS,    /* by arrival */
-    QR_SCHED_PRIORITY /* by (priority, arrival) */
+#define XX(name, text) QR_SCHED_##name,
+    QR_SCHED_POLICY_MAP(XX)
+#undef XX
+        QR_NUM_SCHED_POLICIES
 } qr_sched_policy;
+
+/* "fcfs", ...; static storage. */
+const char *qr_sched_policy_name(qr_sched_policy policy);
+/* The opposite; false: there is none of this name. */
+bool qr_sched_policy_parse(const char *name, qr_sched_policy *out);
 
 typedef enum qr_preemption_mode {
     QR_PREEMPT_RECOMPUTE,
@@ -121,7 +137,7 @@ typedef struct qr_request_params {
      * is preempted with its group and comes back with max_output_tokens instead. */
     int32_t expected_output_tokens;
     int n;               /* sequences, 1 .. max_num_seqs */
-    int64_t priority;    /* lower is sooner; ignored under fcfs */
+    int64_t priority;    /* lower is sooner; read under priority alone */
     uint64_t extra_key;  /* part of the prefix cache's key; 0: none */
     bool lockstep;       /* beams: its running sequences sample in the same step, all or none */
     bool no_prefix_read; /* compute the whole prompt (prompt logprobs); its blocks are cached all the same */

@@ -17,6 +17,7 @@ struct qr_sched {
     qr_request *requests; /* all that are not removed, linked by prev and next */
     int32_t num_requests;
     uint64_t last_arrival;
+    int64_t num_computed;     /* tokens of all steps so far: the clock of fair */
     qr_waiting_queue waiting; /* room for num_requests */
 
     qr_request **running; /* [max_num_seqs] in order; admitted and not finished */

@@ -415,6 +415,7 @@ void qr_sched_commit_step(qr_sched *sched)
 {
     assert(sched->in_step);
     sched->in_step = false;
+    sched->num_computed += sched->num_tokens;
     if (sched->num_entries == 0) return;
     prefetch_entries(sched);
     for (int i = 0; i < sched->num_entries; i++) {

@@ -101,7 +101,9 @@ static quire_status read_options(reader *r, const json_t *object)
     const char *model = json_string_value(json_object_get(object, "model"));
     snprintf(r->out->model, sizeof r->out->model, "%s", model ? model : "");
     if (speculative > 0) return fail_limit(r, "speculation");
-    if (!text_is(object, "policy", "fcfs")) return fail_limit(r, "scheduling by priority");
+    const char *policy = json_string_value(json_object_get(object, "policy"));
+    if (!policy || !qr_sched_policy_parse(policy, &o->policy)) return fail_line(r, "\"policy\": no such one");
+    if (o->policy == QR_SCHED_PRIORITY) return fail_limit(r, "scheduling by priority");
     if (o->preemption_mode == QR_PREEMPT_AUTO) return fail_limit(r, "preemption mode auto");
     return QUIRE_OK;
 }

@@ -54,26 +54,17 @@ INLINE key_vec find_keys(const qr_attend_tile *a, const qr_kv_dtype dtype, int j
     return (key_vec){lo, a->block_size < 16 ? a->k[block + 1] : lo + 8 * elem};
 }
 
-/* Dimension d of the same P vectors of keys of the next tile: each of its cache lines once. */
-INLINE void fetch_keys(const qr_attend_tile *a, const int elem, int j, const int P, int d)
+/* How the loop over dimensions fetches the same vectors of keys of the next tile: one block after the other, for each an
+ * equal part of the dimensions, `lines` cache lines at each. Blocks of more keys than the vectors have: line by line. */
+typedef struct key_fetch {
+    int num_blocks;
+    size_t step; /* bytes from one dimension's lines to the next's */
+} key_fetch;
+
+INLINE key_fetch plan_fetch(const qr_attend_tile *a, const int elem, const int P)
 {
-    const int lines = P * elem / 4;
-    int row = elem * a->block_size, block = 16 * j / a->block_size;
-    if (P == 1) { /* lines are shared with neighbours: some are asked for twice */
-        int part = a->block_size < 16 ? d & 1 : 0;
-        prefetch((const uint8_t *)a->next_k[block + part] + (size_t)d * row + 16 * elem * j % row, 1);
-    } else if (row >= 64) { /* a dimension of a block fills whole lines */
-        UNROLL
-        for (int i = 0; i < lines; i++) {
-            int byte = 16 * elem * j + 64 * i;
-            prefetch((const uint8_t *)a->next_k[byte / row] + (size_t)d * row + byte % row, 1);
-        }
-    } else { /* a line holds several dimensions: a part of the blocks at each */
-        int dims = 64 / row;
-        UNROLL
-        for (int i = 0; i < lines; i++)
-            prefetch((const uint8_t *)a->next_k[block + d % dims * lines + i] + d / dims * 64, 1);
-    }
+    int keys = 16 * P, blocks = a->block_size < keys ? keys / a->block_size : 1;
+    return (key_fetch){blocks, (size_t)elem * (size_t)(blocks == 1 ? a->block_size : keys)};
 }
 
 INLINE void score_tile(const qr_attend_tile *a, const qr_kv_dtype dtype, const int small_blocks, int row, const int R,
@@ -92,17 +83,25 @@ INLINE void score_tile(const qr_attend_tile *a, const qr_kv_dtype dtype, const i
         UNROLL
         for (int p = 0; p < P; p++) sum[r][p] = v16_set1(0.0f);
     }
-    for (int d = 0; d < a->head_size; d++) {
-        v16 b[ATTEND_VECS];
-        UNROLL
-        for (int p = 0; p < P; p++)
-            b[p] = load_values(dtype, small_blocks, keys[p].lo + (size_t)d * step, keys[p].hi + (size_t)d * step);
-        if (row == 0 && P == ATTEND_VECS) fetch_keys(a, elem, j, P, d);
-        UNROLL
-        for (int r = 0; r < R; r++) {
-            v16 x = v16_set1(q[r][d]);
+    const int lines = (16 * P * elem + 63) / 64;
+    const bool fetches = row == 0;
+    const key_fetch fetch = plan_fetch(a, elem, P);
+    for (int part = 0, d = 0; part < fetch.num_blocks; part++) {
+        int at = 16 * j + part * a->block_size, end = (part + 1) * a->head_size / fetch.num_blocks;
+        const uint8_t *next = (const uint8_t *)a->next_k[at / a->block_size] + elem * (at % a->block_size);
+        for (; d < end; d++, next += fetch.step) {
+            v16 b[ATTEND_VECS];
             UNROLL
-            for (int p = 0; p < P; p++) sum[r][p] = v16_fma(x, b[p], sum[r][p]);
+            for (int p = 0; p < P; p++)
+                b[p] = load_values(dtype, small_blocks, keys[p].lo + (size_t)d * step, keys[p].hi + (size_t)d * step);
+            if (fetches) UNROLL
+            for (int i = 0; i < lines; i++) prefetch(next + 64 * i, 1);
+            UNROLL
+            for (int r = 0; r < R; r++) {
+                v16 x = v16_set1(q[r][d]);
+                UNROLL
+                for (int p = 0; p < P; p++) sum[r][p] = v16_fma(x, b[p], sum[r][p]);
+            }
         }
     }
     UNROLL
