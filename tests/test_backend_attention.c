@@ -556,6 +556,30 @@ static void blocks_are_copied_and_moved(void **state)
     free(a), free(b);
 }
 
+static void warming_ends_and_changes_nothing(void **state)
+{
+    (void)state;
+    qr_backend *be;
+    qr_kv_cache *cache;
+    assert_int_equal(qr_cpu_backend_create(NULL, 1, &be, NULL), QUIRE_OK);
+    qr_kv_config config = {3, 2, 64, 16, 600, QR_KV_F16}; /* a layer: 4.7 MiB, three pieces */
+    size_t bytes = be->ops->kv_block_bytes(be, &config);
+    assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, NULL), QUIRE_OK);
+    uint8_t *a = malloc(bytes), *b = malloc(bytes);
+    for (int32_t block = 0; block < 600; block += 599) {
+        for (size_t i = 0; i < bytes; i++) a[i] = (uint8_t)next_random();
+        be->ops->kv_write_block(be, cache, block, a);
+    }
+    int num_pieces = 0;
+    while (be->ops->kv_warm(be, cache)) num_pieces++;
+    assert_int_equal(num_pieces, 9);
+    be->ops->kv_read_block(be, cache, 599, b);
+    assert_memory_equal(a, b, bytes);
+    be->ops->kv_cache_destroy(be, cache);
+    be->ops->destroy(be);
+    free(a), free(b);
+}
+
 static void bad_caches_are_refused(void **state)
 {
     (void)state;
@@ -576,9 +600,8 @@ static void bad_caches_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(attention_is_right_in_every_way),
-        cmocka_unit_test(shared_prefixes_change_no_bit),
-        cmocka_unit_test(blocks_are_copied_and_moved),
+        cmocka_unit_test(attention_is_right_in_every_way), cmocka_unit_test(shared_prefixes_change_no_bit),
+        cmocka_unit_test(blocks_are_copied_and_moved),     cmocka_unit_test(warming_ends_and_changes_nothing),
         cmocka_unit_test(bad_caches_are_refused),
     };
     return cmocka_run_group_tests_name("backend attention", tests, NULL, NULL);

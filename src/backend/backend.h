@@ -159,6 +159,9 @@ typedef struct qr_backend_ops {
     /* One whole block to or from host memory, kv_block_bytes() each (swap, persistence). */
     void (*kv_read_block)(qr_backend *be, const qr_kv_cache *cache, int32_t block_id, void *dst);
     void (*kv_write_block)(qr_backend *be, qr_kv_cache *cache, int32_t block_id, const void *src);
+    /* For idle moments, NULL where there is nothing to do: have the system give a little more of the cache's memory, in
+     * a few ms, as far as 1 GiB past the highest block that was written. False: that is done. Changes no content. */
+    bool (*kv_warm)(qr_backend *be, qr_kv_cache *cache);
 
     /* ---- ops
      * batch_begin: the batch as the ops of this step take it, valid until the next call; its block tables are of

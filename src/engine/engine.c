@@ -598,13 +598,30 @@ static void abort_marked(quire_engine *e, bool all)
     }
 }
 
+/* Under e->lock. */
+static bool has_work(const quire_engine *e)
+{
+    return e->inbox_first || e->stopping || e->reset_prefix_cache || qr_sched_has_unfinished(e->sched);
+}
+
+/* A piece of the KV cache's memory, without the lock. False: there is none to prepare. */
+static bool warm_cache(quire_engine *e)
+{
+    qr_backend *be = e->model->backend;
+    if (!be->ops->kv_warm) return false;
+    pthread_mutex_unlock(&e->lock);
+    bool more = be->ops->kv_warm(be, e->cache);
+    pthread_mutex_lock(&e->lock);
+    return more;
+}
+
 /* Sleep until there is something to do; take the inbox. False: stop. */
 static bool wait_for_work(quire_engine *e, quire_request **out_new)
 {
     pthread_mutex_lock(&e->lock);
     publish_counts(e);
-    while (!e->inbox_first && !e->stopping && !e->reset_prefix_cache && !qr_sched_has_unfinished(e->sched))
-        pthread_cond_wait(&e->wake, &e->lock);
+    while (!has_work(e))
+        if (!warm_cache(e) && !has_work(e)) pthread_cond_wait(&e->wake, &e->lock);
     *out_new = e->inbox_first;
     e->inbox_first = e->inbox_last = NULL;
     e->stats.num_requests_waiting += e->num_inbox;

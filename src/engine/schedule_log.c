@@ -48,8 +48,8 @@ static void write_options(qr_schedule_log *log, const char *model, const qr_sche
             "\"preemption_mode\": \"%s\", \"num_speculative_tokens\": %d}\n",
             quoted ? quoted : "\"\"", qr_kv_allocator_name(o->kv_allocator), o->num_blocks, o->num_swap_blocks,
             o->block_size, o->max_num_seqs, o->max_num_batched_tokens, o->max_model_len, o->max_chunk_tokens,
-            json_bool(o->enable_chunked_prefill), json_bool(o->enable_prefix_caching),
-            qr_sched_policy_name(o->policy), modes[o->preemption_mode], num_speculative_tokens);
+            json_bool(o->enable_chunked_prefill), json_bool(o->enable_prefix_caching), qr_sched_policy_name(o->policy),
+            modes[o->preemption_mode], num_speculative_tokens);
     free(quoted);
 }
 

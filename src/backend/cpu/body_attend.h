@@ -54,8 +54,9 @@ INLINE key_vec find_keys(const qr_attend_tile *a, const qr_kv_dtype dtype, int j
     return (key_vec){lo, a->block_size < 16 ? a->k[block + 1] : lo + 8 * elem};
 }
 
-/* How the loop over dimensions fetches the same vectors of keys of the next tile: one block after the other, for each an
- * equal part of the dimensions, `lines` cache lines at each. Blocks of more keys than the vectors have: line by line. */
+/* How the loop over dimensions fetches the same vectors of keys of the next tile: one block after the other, for each
+ * an equal part of the dimensions, `lines` cache lines at each. Blocks of more keys than the vectors have: line by
+ * line. */
 typedef struct key_fetch {
     int num_blocks;
     size_t step; /* bytes from one dimension's lines to the next's */

@@ -52,7 +52,9 @@ struct qr_kv_cache {
     size_t head_k_bytes, head_v_bytes; /* of one block, INT8's scales included */
     size_t layer_block_bytes;          /* K of all heads, then V of all heads */
     size_t bytes;
-    uint8_t *data; /* [num_layers][num_blocks][layer_block_bytes] */
+    uint8_t *data;              /* [num_layers][num_blocks][layer_block_bytes] */
+    int64_t end_block;          /* behind the highest block written */
+    size_t warm_at, warm_layer; /* every layer's first warm_at bytes are there, and a piece more of those before it */
 };
 
 static inline qr_cpu_backend *qr_cpu(qr_backend *be) { return (qr_cpu_backend *)be; }
@@ -86,5 +88,6 @@ size_t qr_cpu_kv_block_bytes(qr_backend *be, const qr_kv_config *config);
 void qr_cpu_kv_copy_blocks(qr_backend *be, qr_kv_cache *cache, const qr_copy_pair *pairs, int num_pairs);
 void qr_cpu_kv_read_block(qr_backend *be, const qr_kv_cache *cache, int32_t block_id, void *dst);
 void qr_cpu_kv_write_block(qr_backend *be, qr_kv_cache *cache, int32_t block_id, const void *src);
+bool qr_cpu_kv_warm(qr_backend *be, qr_kv_cache *cache);
 
 #endif

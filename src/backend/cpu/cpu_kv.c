@@ -9,7 +9,12 @@
 #include "backend/cpu/cpu_backend.h"
 #include "base/mem.h"
 
-enum { ROPE_GRAIN = 16 }; /* tokens */
+enum {
+    ROPE_GRAIN = 16,            /* tokens */
+    WARM_PIECE_BYTES = 2 << 20, /* a huge page */
+    WARM_AHEAD_BYTES = 1 << 30,
+    PAGE_BYTES = 4096
+};
 
 static void describe(const qr_kv_config *config, qr_kv_cache *c)
 {
@@ -110,6 +115,24 @@ void qr_cpu_kv_write_block(qr_backend *be, qr_kv_cache *cache, int32_t block_id,
                cache->layer_block_bytes);
 }
 
+/* The first touch of memory can take longer than all that is done with it later. A block's parts lie one layer's blocks
+ * apart, so pieces of all layers are touched in turn. */
+bool qr_cpu_kv_warm(qr_backend *be, qr_kv_cache *cache)
+{
+    (void)be;
+    size_t num_layers = (size_t)cache->config.num_layers, layer_bytes = cache->bytes / num_layers;
+    size_t wanted = (size_t)cache->end_block * cache->layer_block_bytes + WARM_AHEAD_BYTES / num_layers;
+    if (cache->warm_at >= layer_bytes || cache->warm_at >= wanted) return false;
+    size_t end = cache->warm_at + WARM_PIECE_BYTES;
+    volatile uint8_t *layer = cache->data + cache->warm_layer * layer_bytes;
+    for (size_t at = cache->warm_at; at < end && at < layer_bytes; at += PAGE_BYTES) layer[at] = layer[at];
+    if (++cache->warm_layer == num_layers) {
+        cache->warm_layer = 0;
+        cache->warm_at = end;
+    }
+    return true;
+}
+
 /* ---- new tokens */
 
 typedef struct rope_job {
@@ -177,5 +200,10 @@ void qr_cpu_rope_kv_write(qr_backend *be, const qr_batch *batch, const qr_rope_k
 {
     qr_cpu_backend *cpu = qr_cpu(be);
     rope_job job = {cpu->kernels, batch, args};
+    qr_kv_cache *c = args->cache;
+    for (int t = 0; args->layer == 0 && t < batch->num_tokens; t++) {
+        int64_t block = batch->slot_mapping[t] / c->config.block_size;
+        if (block >= c->end_block) c->end_block = block + 1;
+    }
     qr_cpu_parallel(cpu, batch->num_tokens, ROPE_GRAIN, rope_tokens, &job);
 }
