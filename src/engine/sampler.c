@@ -7,7 +7,7 @@
 #include "base/mem.h"
 
 typedef struct candidate {
-    float logit; /* after temperature: a multiple of the log probability plus a constant */
+    float logit;
     int32_t id;
 } candidate;
 
@@ -19,7 +19,7 @@ typedef struct typical {
 struct qr_sampler_scratch {
     int vocab_size;
     float *logits;         /* [vocab_size] working copy */
-    float *probs;          /* [vocab_size] */
+    float *probs;          /* [vocab_size] after temperature, as multiples of the likeliest token's */
     uint32_t *counts;      /* [vocab_size] all zero between calls */
     candidate *candidates; /* [vocab_size] */
     typical *typicals;     /* [vocab_size], touched only by typical_p */
@@ -181,14 +181,32 @@ static void sort_best(candidate *c, int from, int n, int k)
     qsort(c + from, (size_t)k, sizeof *c, compare);
 }
 
-/* Keep the shortest best-first prefix whose probability reaches top_p of the whole; c[0..returned) is sorted. */
-static int apply_top_p(candidate *c, int n, double top_p, bool sorted)
+/* The best k of the row's logits from `floor` on, or all if there are fewer; in any order.
+ *   c         [n] room to work in
+ *   returns   how many are in c */
+static int collect(candidate *c, const float *logits, int n, float floor, int k)
 {
-    double total = 0, max = c[0].logit, sum = 0;
-    for (int i = 1; i < n; i++)
-        if (c[i].logit > max) max = c[i].logit;
-    for (int i = 0; i < n; i++) total += exp(c[i].logit - max);
-    int num_sorted = sorted ? n : 0;
+    const int64_t room = 4 * (int64_t)k + 512; /* so that sorting out is rare: few beat the worst kept after a while */
+    int num = 0;
+    for (int i = 0; i < n; i++) {
+        if (logits[i] < floor) continue;
+        c[num++] = (candidate){logits[i], i};
+        if (num < room) continue;
+        select_best(c, num, k);
+        num = k;
+        for (int j = 0; j < k; j++)
+            if (j == 0 || c[j].logit < floor) floor = c[j].logit;
+    }
+    if (num <= k) return num;
+    select_best(c, num, k);
+    return k;
+}
+
+/* Keep the shortest best-first prefix whose probability reaches `wanted`; c[0..returned) is sorted. */
+static int apply_top_p(candidate *c, int n, const float *probs, double wanted)
+{
+    double sum = 0;
+    int num_sorted = 0;
     for (int i = 0; i < n; i++) {
         if (i == num_sorted) {
             int more = num_sorted == 0 ? 256 : num_sorted * 7;
@@ -196,8 +214,8 @@ static int apply_top_p(candidate *c, int n, double top_p, bool sorted)
             sort_best(c, num_sorted, n, more);
             num_sorted += more;
         }
-        sum += exp(c[i].logit - max);
-        if (sum >= top_p * total) return i + 1;
+        sum += probs[c[i].id];
+        if (sum >= wanted) return i + 1;
     }
     return n;
 }
@@ -210,19 +228,19 @@ static int compare_typical(const void *a, const void *b)
 }
 
 /* Keep the tokens whose surprise is nearest to the entropy until their probability reaches typical_p. */
-static int apply_typical(qr_sampler_scratch *s, candidate *c, int n, double typical_p)
+static int apply_typical(qr_sampler_scratch *s, candidate *c, int n, double temperature, double typical_p)
 {
     typical *t = s->typicals;
     double max = c[0].logit, total = 0, entropy = 0, sum = 0;
     for (int i = 1; i < n; i++)
         if (c[i].logit > max) max = c[i].logit;
-    for (int i = 0; i < n; i++) total += exp(c[i].logit - max);
+    for (int i = 0; i < n; i++) total += exp((c[i].logit - max) / temperature);
     for (int i = 0; i < n; i++) {
-        double logp = c[i].logit - max - log(total), prob = exp(logp);
+        double logp = (c[i].logit - max) / temperature - log(total), prob = exp(logp);
         if (prob > 0) entropy -= prob * logp;
     }
     for (int i = 0; i < n; i++) {
-        double logp = c[i].logit - max - log(total);
+        double logp = (c[i].logit - max) / temperature - log(total);
         t[i] = (typical){fabs(-logp - entropy), exp(logp), c[i]};
     }
     qsort(t, (size_t)n, sizeof *t, compare_typical);
@@ -236,27 +254,30 @@ static int apply_typical(qr_sampler_scratch *s, candidate *c, int n, double typi
     return kept;
 }
 
-static int32_t draw_from_candidates(const candidate *c, int n, double u)
+static double sum_candidates(const candidate *c, int n, const float *probs)
 {
-    double max = c[0].logit, total = 0, sum = 0;
-    for (int i = 1; i < n; i++)
-        if (c[i].logit > max) max = c[i].logit;
-    for (int i = 0; i < n; i++) total += exp(c[i].logit - max);
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += probs[c[i].id];
+    return sum;
+}
+
+static int32_t draw_from_candidates(const candidate *c, int n, const float *probs, double u)
+{
+    const double wanted = u * sum_candidates(c, n, probs);
+    double sum = 0;
     for (int i = 0; i < n; i++) {
-        sum += exp(c[i].logit - max);
-        if (sum > u * total) return c[i].id;
+        sum += probs[c[i].id];
+        if (sum > wanted) return c[i].id;
     }
     return c[n - 1].id;
 }
 
 /* The whole vocabulary by inverse CDF in token order; sums of 64 first, so that the walk is short. */
-static int32_t draw_from_all(qr_backend *be, qr_sampler_scratch *s, const float *logits, float max, double temperature,
-                             double u)
+static int32_t draw_from_all(const qr_sampler_scratch *s, double u)
 {
     enum { RUN = 64 };
     int n = s->vocab_size, last = 0;
     double total = 0, sum = 0;
-    be->ops->exp_row(be, logits, n, max, (float)(1.0 / temperature), s->probs);
     for (int i = 0; i < n; i += RUN) {
         float run = 0;
         for (int j = i; j < n && j < i + RUN; j++) run += s->probs[j];
@@ -290,6 +311,20 @@ static int32_t argmax(const float *x, int n)
     return best;
 }
 
+/* The logit whose token is `prob` times as likely as the likeliest. */
+static float logit_of(double prob, float max, double temperature)
+{
+    return prob > 0 ? max + (float)(log(prob) * temperature) : -INFINITY;
+}
+
+/* The sum of the probabilities of the logits from `floor` on. */
+static double sum_from(const float *logits, int n, float floor, const float *probs)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++) sum += logits[i] >= floor ? probs[i] : 0;
+    return sum;
+}
+
 int32_t qr_sampler_sample(qr_backend *be, qr_sampler_scratch *s, const qr_sample_in *in)
 {
     const quire_sampling_params *p = in->params;
@@ -299,29 +334,23 @@ int32_t qr_sampler_sample(qr_backend *be, qr_sampler_scratch *s, const qr_sample
     if (p->temperature < 1e-5 || !(logits[best] > -INFINITY)) return best; /* vLLM treats tiny temperatures as greedy */
 
     double u = qr_sampler_uniform(in->key, (uint32_t)in->seq_index, (uint32_t)in->num_output);
+    be->ops->exp_row(be, logits, n, logits[best], (float)(1.0 / p->temperature), s->probs);
     bool top_k = p->top_k > 0 && p->top_k < n;
-    if (!top_k && p->top_p >= 1.0 && p->min_p <= 0.0 && p->typical_p >= 1.0)
-        return draw_from_all(be, s, logits, logits[best], p->temperature, u);
+    if (!top_k && p->top_p >= 1.0 && p->min_p <= 0.0 && p->typical_p >= 1.0) return draw_from_all(s, u);
 
-    float floor = p->min_p > 0 ? logits[best] + (float)(log(p->min_p) * p->temperature) : -INFINITY;
-    float inverse = (float)(1.0 / p->temperature);
+    float floor = logit_of(p->min_p, logits[best], p->temperature);
+    double total = 0; /* of what top_p is a part of */
+    if (p->top_p < 1.0 && !top_k) {
+        total = sum_from(logits, n, floor, s->probs);
+        /* n tokens less likely than this make up less than 1 - top_p together: none of them is needed */
+        floor = fmaxf(floor, logit_of(0.5 * (1 - p->top_p) * total / n, logits[best], p->temperature));
+    }
     candidate *c = s->candidates;
-    int num = 0;
-    for (int i = 0; i < n; i++)
-        if (logits[i] >= floor && logits[i] > -INFINITY)
-            c[num++] = (candidate){(logits[i] - logits[best]) * inverse, i};
-    if (num == 0) return best;
-    bool sorted = false;
-    if (top_k && p->top_k < num) {
-        sort_best(c, 0, num, p->top_k);
-        num = p->top_k;
-        sorted = true;
-    }
-    if (p->top_p < 1.0) {
-        num = apply_top_p(c, num, p->top_p, sorted);
-    }
-    if (p->typical_p < 1.0) num = apply_typical(s, c, num, p->typical_p);
-    return draw_from_candidates(c, num, u);
+    int num = collect(c, logits, n, floor, top_k ? p->top_k : n);
+    if (top_k) total = sum_candidates(c, num, s->probs);
+    if (p->top_p < 1.0) num = apply_top_p(c, num, s->probs, p->top_p * total);
+    if (p->typical_p < 1.0) num = apply_typical(s, c, num, p->temperature, p->typical_p);
+    return draw_from_candidates(c, num, s->probs, u);
 }
 
 /* ---- log probabilities ---------------------------------------------------------------------------------- */
@@ -339,24 +368,8 @@ void qr_sampler_logprob(const float *logits, const qr_row_stats *stats, int voca
 void qr_sampler_top_logprobs(qr_sampler_scratch *s, const float *logits, const qr_row_stats *stats, int num_top,
                              int32_t *out_ids, float *out_logprobs)
 {
-    /* a min-heap would do; candidates beating the worst kept one are rare after the first few hundred */
     candidate *c = s->candidates;
-    int num = 0, capacity = 4 * QR_MAX_LOGPROBS < s->vocab_size ? 4 * QR_MAX_LOGPROBS : s->vocab_size;
-    float floor = -INFINITY;
-    bool have_floor = false;
-    for (int i = 0; i < s->vocab_size; i++) {
-        if (have_floor && !(logits[i] > floor)) continue;
-        c[num++] = (candidate){logits[i], i};
-        if (num == capacity && num_top < num) {
-            select_best(c, num, num_top);
-            num = num_top;
-            floor = c[0].logit;
-            for (int j = 1; j < num; j++)
-                if (c[j].logit < floor) floor = c[j].logit;
-            have_floor = true;
-        }
-    }
-    sort_best(c, 0, num, num_top);
+    sort_best(c, 0, collect(c, logits, s->vocab_size, -INFINITY, num_top), num_top);
     float log_sum = logf(stats->sum_exp);
     for (int i = 0; i < num_top; i++) {
         out_ids[i] = c[i].id;
