@@ -1,10 +1,16 @@
 /* base: statuses, memory with fault injection, buffers, the worker pool. */
+#define _GNU_SOURCE
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -96,6 +102,58 @@ static void pool_create_survives_failed_allocations(void **state)
     assert_true(qr_memory_total_bytes() >= qr_memory_available_bytes());
 }
 
+static void put(const char *root, const char *name, const char *text)
+{
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", root, name);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+}
+
+static void threads_stay_within_affinity_and_quota(void **state)
+{
+    (void)state;
+    cpu_set_t before, one;
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    int cpu = 0;
+    while (!CPU_ISSET(cpu, &before)) cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    assert_int_equal(qr_cpu_count(), 1);
+    assert_int_equal(sched_setaffinity(0, sizeof before, &before), 0);
+
+    char root[] = "/tmp/quire-cgroup-XXXXXX", self[256], dir[256];
+    assert_non_null(mkdtemp(root));
+    snprintf(self, sizeof self, "%s/self", root);
+    snprintf(dir, sizeof dir, "%s/a.slice", root);
+    assert_int_equal(mkdir(dir, 0700), 0);
+    assert_int_equal(qr_cgroup_cpu_limit(self, root), 512); /* no such file */
+    put(root, "self", "3:cpu:/elsewhere\n0::/a.slice\n");
+    assert_int_equal(qr_cgroup_cpu_limit(self, root), 512);
+    put(root, "a.slice/cpu.max", "max 100000\n");
+    assert_int_equal(qr_cgroup_cpu_limit(self, root), 512);
+    put(root, "cpu.max", "300000 100000\n"); /* of the group above, as a container sees its own */
+    assert_int_equal(qr_cgroup_cpu_limit(self, root), 3);
+    put(root, "a.slice/cpu.max", "150000 100000\n");
+    assert_int_equal(qr_cgroup_cpu_limit(self, root), 2);
+    put(root, "self", "0::/\n");
+    assert_int_equal(qr_cgroup_cpu_limit(self, root), 3);
+    put(root, "cpu.max", "1000 100000\n");
+    assert_int_equal(qr_cgroup_cpu_limit(self, root), 1);
+
+    static const char *const files[] = {"self", "cpu.max", "a.slice/cpu.max"};
+    for (int i = 0; i < 3; i++) {
+        char path[256];
+        snprintf(path, sizeof path, "%s/%s", root, files[i]);
+        assert_int_equal(unlink(path), 0);
+    }
+    assert_int_equal(rmdir(dir), 0);
+    assert_int_equal(rmdir(root), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -103,6 +161,7 @@ int main(void)
         cmocka_unit_test(allocations_fail_on_demand),
         cmocka_unit_test(pool_runs_each_tile_once),
         cmocka_unit_test(pool_create_survives_failed_allocations),
+        cmocka_unit_test(threads_stay_within_affinity_and_quota),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);
 }

@@ -176,15 +176,33 @@ static bool read_line(const char *path, char *line, size_t bytes)
     return ok;
 }
 
-/* cgroup v2 quota in whole processors, rounded up; a large number when there is none. */
-static int cgroup_cpu_limit(void)
+static void lower_to_quota(const char *cpu_max, int *limit)
 {
     char line[128];
     long long quota, period;
-    if (read_line("/sys/fs/cgroup/cpu.max", line, sizeof line) && sscanf(line, "%lld %lld", &quota, &period) == 2 &&
-        quota > 0 && period > 0)
-        return (int)((quota + period - 1) / period);
-    return MAX_THREADS;
+    if (!read_line(cpu_max, line, sizeof line) || sscanf(line, "%lld %lld", &quota, &period) != 2) return;
+    if (quota <= 0 || period <= 0) return;
+    const long long whole = quota / period + (quota % period != 0);
+    if (whole < *limit) *limit = (int)whole;
+}
+
+int qr_cgroup_cpu_limit(const char *self, const char *root)
+{
+    char line[1024], path[2048];
+    int limit = MAX_THREADS;
+    FILE *f = fopen(self, "r");
+    bool found = false;
+    while (f && !found && fgets(line, sizeof line, f)) found = strncmp(line, "0::/", 4) == 0;
+    if (f) fclose(f);
+    if (!found) return limit;
+    line[strcspn(line, "\n")] = '\0';
+    char *group = line + 3;
+    for (char *slash = group + strlen(group); slash; slash = strrchr(group, '/')) { /* it and all above it */
+        *slash = '\0';
+        snprintf(path, sizeof path, "%s%s/cpu.max", root, group);
+        lower_to_quota(path, &limit);
+    }
+    return limit;
 }
 
 int qr_cpu_count(void)
@@ -201,7 +219,7 @@ int qr_cpu_count(void)
         /* a hyperthread whose first sibling is ours too adds no physical core */
         if (!known || first_sibling == cpu || !CPU_ISSET(first_sibling, &allowed)) count++;
     }
-    int limit = cgroup_cpu_limit();
+    int limit = qr_cgroup_cpu_limit("/proc/self/cgroup", "/sys/fs/cgroup");
     if (count > limit) count = limit;
     if (count > MAX_THREADS) count = MAX_THREADS;
     return count > 0 ? count : 1;

@@ -24,6 +24,10 @@ void qr_pool_run(qr_pool *pool, qr_pool_fn fn, void *ctx, int num_tiles);
 
 /* Physical cores this process may use: affinity mask, one per hyperthread pair, capped by the cgroup's CPU quota. */
 int qr_cpu_count(void);
+/* Whole processors, rounded up, that the cgroup (version 2) of a process may use: the least of its quota and of those
+ * of the groups above it. At least 1; a large number when there is none.
+ *   self, root   /proc/self/cgroup and /sys/fs/cgroup, or what a test has in their place */
+int qr_cgroup_cpu_limit(const char *self, const char *root);
 /* Bytes of memory this process may still take: free memory of the machine, capped by the cgroup's limit. */
 uint64_t qr_memory_available_bytes(void);
 /* All the memory that this process may ever have: the machine's or its cgroup's limit. 0: unknown. */
