@@ -24,7 +24,7 @@ ALL_CFLAGS = -std=c11 $(WARN) -ffp-contract=off -fno-math-errno -fvisibility=hid
 ALL_LDFLAGS = -pthread $(LDFLAGS)
 
 # The library, the program around it, and everything that proves them is found by where it lies.
-LIB_DIRS := base tensor weights text kv sched backend backend/cpu model engine
+LIB_DIRS := base tensor weights text kv sched backend backend/cpu backend/cuda model engine
 APP_DIRS := server cli report sim paper bench
 LIB_SRC  := $(foreach d,$(LIB_DIRS),$(wildcard src/$(d)/*.c))
 APP_SRC  := $(filter-out src/cli/main.c,$(foreach d,$(APP_DIRS),$(wildcard src/$(d)/*.c)))
@@ -46,7 +46,7 @@ $(BUILD)/src/backend/cpu/%_neon.o:   ISA_CFLAGS = $(if $(filter aarch64,$(ARCH))
 # Tensor parallelism, where there is an MPI: a library that the program loads when it is asked for.
 MPI_LIB = $(eval MPI_LIB := $(if $(shell command -v mpicc),$(BUILD)/libquire-mpi.so))$(MPI_LIB)
 
-all: $(BUILD)/quire $(BUILD)/quire.1 $(BUILD)/libquire.a $(BUILD)/libquire.so mpi ## build quire, libquire.a and libquire.so (the default)
+all: $(BUILD)/quire $(BUILD)/quire.1 $(BUILD)/libquire.a $(BUILD)/libquire.so mpi $(if $(filter 1,$(CUDA)),cuda) ## build quire, libquire.a and libquire.so (the default)
 
 # Changes when the compiler or its flags do, and everything is rebuilt; says what is missing before the compiler does.
 $(BUILD)/flags: FORCE
@@ -127,8 +127,31 @@ $(BUILD)/examples/%: examples/%.c $(BUILD)/libquire.so
 	@echo '  LD   $@'
 	$(Q)$(LINK_TEST) -L$(BUILD) -lquire -Wl,-rpath,'$$ORIGIN/..'
 
-# The CUDA kernels as C++ for this processor, over the emulation in tests/cuda_shim.
-SHIM_CXXFLAGS = -std=c++17 $(WARN) -ffp-contract=off -march=native -fvisibility=hidden -fPIC -pthread -Iinclude -Isrc \
+# ---- CUDA: libquire-cuda.so, which the program loads where there is one.   make cuda | make CUDA=1 (with all else)
+
+NVCC       ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
+CUDA_ARCHS ?= 80 89 90a 100
+CUDA_PTX   ?= 100# for what comes later
+CUDA_OBJ   := $(patsubst %.cu,$(BUILD)/%.cu.o,$(wildcard src/backend/cuda/*.cu))
+NVCC_FLAGS = -std=c++17 -O3 -lineinfo -fmad=false -Isrc -Iinclude -Werror all-warnings \
+             -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden \
+             $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a),code=sm_$(a)) \
+             $(foreach a,$(CUDA_PTX),-gencode arch=compute_$(a),code=compute_$(a))
+
+cuda: $(BUILD)/libquire-cuda.so ## build libquire-cuda.so, the CUDA backend (needs nvcc)
+
+$(BUILD)/%.cu.o: %.cu
+	@mkdir -p $(@D)
+	@test -n '$(NVCC)' || { echo "quire: nvcc is missing: install the CUDA toolkit or name it with NVCC=" >&2; exit 1; }
+	@echo '  NVCC $<'
+	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -MF $@.d -c $< -o $@
+
+$(BUILD)/libquire-cuda.so: $(CUDA_OBJ)
+	@echo '  LD   $@'
+	$(Q)$(NVCC) -shared -cudart static -o $@ $^
+
+# The same sources as C++ for this processor, over the emulation in tests/cuda_shim.
+SHIM_CXXFLAGS = -std=c++17 $(WARN) -Wno-unknown-pragmas -ffp-contract=off -march=native -fvisibility=hidden -fPIC -pthread -Iinclude -Isrc \
                 -Itests/cuda_shim $(CFLAGS)
 
 $(BUILD)/shim/%.o: % $(BUILD)/flags
@@ -146,6 +169,15 @@ $(BUILD)/tests/%: $(BUILD)/shim/tests/%.cu.o $(BUILD)/libshim.a $(BUILD)/libquir
 	@mkdir -p $(@D)
 	@echo '  LD   $@'
 	$(Q)$(CXX) $(ALL_LDFLAGS) -o $@ $^ $(CMOCKA_LIBS) -lm
+
+# The whole CUDA backend on the CPU, for tests.
+SHIM_OBJ := $(patsubst %,$(BUILD)/shim/%.o,$(wildcard src/backend/cuda/*.cu) tests/cuda_shim/shim.cpp)
+$(BUILD)/libquire-cuda-shim.so: $(SHIM_OBJ) $(filter $(BUILD)/src/tensor/%,$(LIB_OBJ))
+	@echo '  LD   $@'
+	$(Q)$(CXX) -shared $(ALL_LDFLAGS) -o $@ $^ -lm
+
+SHIM_LIB := $(BUILD)/libquire-cuda-shim.so
+$(filter %/test_backend %/test_backend_attention %/test_engine_golden %/test_engine_cuda %/test_determinism,$(TESTS)): | $(SHIM_LIB)
 
 tests: all $(TESTS) $(EXAMPLES) ## build the test programs
 fuzzers: $(FUZZERS)
@@ -207,12 +239,12 @@ check-includes: ## fail when a folder includes what docs/STRUCTURE.md does not a
 	@python3 tools/check-includes.py
 
 # AArch64: the libraries are not at hand for the cross compiler, so only what needs none, with a small cmocka.
-ARM_DIRS  := base tensor backend backend/cpu
+ARM_DIRS  := base tensor backend backend/cpu backend/cuda
 ARM_OBJ   := $(patsubst %.c,build-arm/%.o,$(foreach d,$(ARM_DIRS),$(wildcard src/$(d)/*.c)))
 ARM_TESTS := $(patsubst tests/%.c,build-arm/tests/%,$(wildcard $(addprefix tests/test_,base*.c tensor*.c backend*.c)))
 arm: ## build-arm/: what check-arm runs
 	@$(MAKE) --no-print-directory BUILD=build-arm CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar \
-	    PKGS= PKG_CFLAGS= LIBS=-lm CMOCKA_LIBS= APP_OBJ= LIB_OBJ="$(ARM_OBJ)" CFLAGS="-O2 -g -Itests/shim" LDFLAGS=-static \
+	    PKGS= PKG_CFLAGS= LIBS=-lm CMOCKA_LIBS= APP_OBJ= LIB_OBJ="$(ARM_OBJ)" SHIM_LIB= CFLAGS="-O2 -g -Itests/shim" LDFLAGS=-static \
 	    $(ARM_TESTS)
 
 # ---- install
@@ -229,11 +261,12 @@ install: all ## install under PREFIX (default /usr/local), staged below DESTDIR
 	$(if $(MPI_LIB),install -s -m 644 $(MPI_LIB) $(DEST)/lib/)
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PKGS@|$(LIB_PKGS)|' tools/quire.pc.in \
 	    > $(DEST)/lib/pkgconfig/quire.pc
+	test ! -f $(BUILD)/libquire-cuda.so || install -s $(BUILD)/libquire-cuda.so $(DEST)/lib/
 	install -m 644 $(BUILD)/quire.1 $(DEST)/share/man/man1/
 	install -m 644 LICENSE README.md $(DEST)/share/doc/quire/
 
 uninstall: ## remove what install put there
-	rm -f $(DEST)/bin/quire $(DEST)/include/quire.h $(DEST)/lib/libquire.* $(DEST)/lib/libquire-mpi.so $(DEST)/lib/pkgconfig/quire.pc \
+	rm -f $(DEST)/bin/quire $(DEST)/include/quire.h $(DEST)/lib/libquire.* $(DEST)/lib/libquire-mpi.so $(DEST)/lib/libquire-cuda.so $(DEST)/lib/pkgconfig/quire.pc \
 	    $(DEST)/share/man/man1/quire.1
 	rm -rf $(DEST)/share/doc/quire
 
@@ -243,8 +276,8 @@ clean: ## remove all builds; models and the Python environment stay
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 
-.PHONY: all mpi tests fuzzers asan tsan arm serve deps model check check-fast check-arm fuzz format check-format \
+.PHONY: all mpi cuda tests fuzzers asan tsan arm serve deps model check check-fast check-arm fuzz format check-format \
         check-includes check-docs install uninstall clean help FORCE
 .SECONDARY:
--include $(wildcard $(BUILD)/shim/*/*.d $(BUILD)/shim/*/*/*.d $(BUILD)/shim/*/*/*/*.d)
+-include $(CUDA_OBJ:=.d) $(wildcard $(BUILD)/shim/*/*.d $(BUILD)/shim/*/*/*.d $(BUILD)/shim/*/*/*/*.d)
 -include $(LIB_OBJ:.o=.d) $(APP_OBJ:.o=.d) $(MAIN_OBJ:.o=.d) $(TESTS:=.d) $(FUZZERS:=.d) $(EXAMPLES:=.d)

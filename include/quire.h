@@ -77,6 +77,7 @@ typedef struct quire_model quire_model;
 typedef struct quire_model_options {
     const char *compute_dtype; /* "auto" (packed low-bit weights x int8 where the file is quantized) | "float32" */
     int threads;               /* 0: the physical cores this process may use */
+    const char *device;        /* "auto" (the first CUDA device where there is one, else the CPU) | "cpu" | "cuda:N" */
     bool vocab_only;           /* tokenizer and chat template only; no weights are read */
     /* Processes that hold the model together, each a part of the heads, MLPs and vocabulary; default 1. All of them
      * (mpirun -n N) open the model with the same path and options. Rank 0 goes on alone, and threads is of each. */
@@ -92,8 +93,8 @@ QUIRE_API void quire_model_options_init(quire_model_options *options);
 
 /* Open a GGUF file (first part of a split one), a Hugging Face checkpoint folder, or a name that
  * quire_pull() fetched before.  options NULL: the defaults.  Returns OK | IO | FORMAT | UNSUPPORTED | NOMEM | NOT_FOUND
- * | INVALID.  With tensor_parallel_size > 1 it returns on rank 0 when all ranks have their part (or one has failed), on
- * the others when rank 0 closes the model: RANK_ENDED, no model. */
+ * | INVALID | DEVICE.  With tensor_parallel_size > 1 it returns on rank 0 when all ranks have their part (or one has
+ * failed), on the others when rank 0 closes the model: RANK_ENDED, no model. */
 QUIRE_API QUIRE_MUST_USE quire_status quire_model_open(const char *path, const quire_model_options *options,
                                                        quire_model **out, quire_error *error);
 /* No engine may still use the model. NULL is fine. */

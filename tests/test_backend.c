@@ -1,5 +1,6 @@
-/* backend: every op of every instruction set that the processor has, against double precision and bit for bit
- * against the scalar reference. */
+/* backend: every op of every instruction set that the processor has and of CUDA, against double precision and bit for
+ * bit against the scalar reference. */
+#define _GNU_SOURCE
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,11 +12,9 @@
 
 #include <cmocka.h>
 
-#include "backend/backend.h"
+#include "backend_sets.h"
 
-enum { MAX_SETS = 4 };
-static const char *const set_names[MAX_SETS] = {"ref", "avx2", "avx512", "neon"};
-static qr_backend *sets[MAX_SETS]; /* NULL: the processor lacks it; sets[0] is the reference */
+static qr_backend *sets[NUM_SETS]; /* NULL: not here; sets[0] is the reference */
 
 static uint64_t rng = 88172645463325252u;
 static uint32_t next_random(void)
@@ -37,9 +36,9 @@ static float *random_floats(size_t n, float scale)
 static int set_up(void **state)
 {
     (void)state;
-    for (int i = 0; i < MAX_SETS; i++) {
+    for (int i = 0; i < NUM_SETS; i++) {
         quire_error error;
-        if (qr_cpu_backend_create(set_names[i], 1 + i % 3, &sets[i], &error) != QUIRE_OK) {
+        if (create_set(i, 1 + i % 3, &sets[i], &error) != QUIRE_OK) {
             printf("skipped: %s (%s)\n", set_names[i], error.message);
             sets[i] = NULL;
             continue;
@@ -52,7 +51,7 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     (void)state;
-    for (int i = 0; i < MAX_SETS; i++)
+    for (int i = 0; i < NUM_SETS; i++)
         if (sets[i]) sets[i]->ops->destroy(sets[i]);
     return 0;
 }
@@ -172,8 +171,8 @@ static void run_linear_case(const linear_case *c)
     if (num_x > 32) memset(x, 0, 32 * sizeof *x); /* a group of zeros */
     double *expected = malloc(num_y * sizeof *expected), *magnitude = malloc(num_y * sizeof *magnitude);
     linear_expected(c, views, x, biases, y_before, expected, magnitude);
-    float *y[MAX_SETS] = {NULL};
-    for (int s = 0; s < MAX_SETS; s++) {
+    float *y[NUM_SETS] = {NULL};
+    for (int s = 0; s < NUM_SETS; s++) {
         if (!sets[s]) continue;
         qr_weight *weights[3];
         for (int i = 0; i < c->num_weights; i++)
@@ -200,7 +199,7 @@ static void run_linear_case(const linear_case *c)
         free((void *)views[i].data);
         free(biases[i]);
     }
-    for (int s = 0; s < MAX_SETS; s++) free(y[s]);
+    for (int s = 0; s < NUM_SETS; s++) free(y[s]);
     free(x);
     free(y_before);
     free(expected);
@@ -257,8 +256,8 @@ static void norms(void **state)
                     ((double)row[i] - mean) / sqrt(variance / cols + 1e-5) * (double)w[i] + (double)b[i];
             }
         }
-        float *out[MAX_SETS][2];
-        for (int s = 0; s < MAX_SETS; s++) {
+        float *out[NUM_SETS][2];
+        for (int s = 0; s < NUM_SETS; s++) {
             if (!sets[s]) continue;
             out[s][0] = malloc(n * sizeof(float));
             out[s][1] = malloc(n * sizeof(float));
@@ -270,7 +269,7 @@ static void norms(void **state)
         }
         assert_close(out[0][0], rms, NULL, n, 1e-5, "rms_norm");
         if (cols > 1) assert_close(out[0][1], layer, NULL, n, 1e-3, "layer_norm");
-        for (int s = 0; s < MAX_SETS; s++)
+        for (int s = 0; s < NUM_SETS; s++)
             if (sets[s]) free(out[s][0]), free(out[s][1]);
         free(x), free(w), free(b), free(rms), free(layer);
     }
@@ -304,8 +303,8 @@ static void activations(void **state)
                 gated[t * cols + i] = plain[2 * t * cols + i] * up;
                 magnitude[t * cols + i] = fabs((double)gate_up[2 * t * cols + i] * up) + 1;
             }
-        float *out[MAX_SETS][2];
-        for (int s = 0; s < MAX_SETS; s++) {
+        float *out[NUM_SETS][2];
+        for (int s = 0; s < NUM_SETS; s++) {
             if (!sets[s]) continue;
             out[s][0] = malloc(n * sizeof(float));
             out[s][1] = malloc(2 * n * sizeof(float));
@@ -317,7 +316,7 @@ static void activations(void **state)
         }
         assert_close(out[0][0], gated, magnitude, n, 1e-6, "gated_act");
         assert_close(out[0][1], plain, NULL, 2 * n, 2e-6, "act");
-        for (int s = 0; s < MAX_SETS; s++)
+        for (int s = 0; s < NUM_SETS; s++)
             if (sets[s]) free(out[s][0]), free(out[s][1]);
         free(gate_up), free(plain), free(gated), free(magnitude);
     }
@@ -329,7 +328,7 @@ static void exp_is_accurate_and_clamped(void **state)
     enum { NUM = 100003 };
     float *x = random_floats(NUM, 86), *first = malloc(NUM * sizeof *first), *out = malloc(NUM * sizeof *out);
     x[0] = -87.5f, x[1] = -1e30f, x[2] = 0.0f, x[3] = -INFINITY, x[4] = 1000.0f, x[5] = NAN;
-    for (int s = 0; s < MAX_SETS; s++) {
+    for (int s = 0; s < NUM_SETS; s++) {
         if (!sets[s]) continue;
         sets[s]->ops->exp_row(sets[s], x, NUM, 0.0f, 1.0f, s == 0 ? first : out);
         if (s > 0) {
@@ -355,7 +354,7 @@ static void statistics_of_logits(void **state)
         int rows = random_int(1, 5), cols = random_int(1, 1000), ld = cols + random_int(0, 20);
         float *x = random_floats((size_t)(rows * ld), 20);
         if (cols > 40) x[17] = x[39] = x[21] = 50.0f; /* ties: the lowest index */
-        for (int s = 0; s < MAX_SETS; s++) {
+        for (int s = 0; s < NUM_SETS; s++) {
             if (!sets[s]) continue;
             float max[5], sum[5];
             int32_t at[5];
@@ -392,7 +391,7 @@ static void embedding_and_gathering(void **state)
             positions[t] = random_int(0, ROWS - 3);
             order[t] = TOKENS - 1 - t;
         }
-        for (int s = 0; s < MAX_SETS; s++) {
+        for (int s = 0; s < NUM_SETS; s++) {
             if (!sets[s]) continue;
             float out[TOKENS * COLS], gathered[TOKENS * COLS], row[COLS];
             sets[s]->ops->embed(sets[s], &view, ids, TOKENS, 3.0f, i % 2 ? &pos_view : NULL, positions, 2, out, COLS);

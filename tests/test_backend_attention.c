@@ -1,6 +1,7 @@
 /* attention: rotation, KV cache and paged attention of every instruction set, against double precision, and the
  * same bits for every block size, chunking, batch, thread count, for requests whose tables begin alike, and for garbage
  * in unused slots. */
+#define _GNU_SOURCE
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,11 +13,10 @@
 
 #include <cmocka.h>
 
-#include "backend/backend.h"
 #include "backend/prefixes.h"
+#include "backend_sets.h"
 
-enum { NUM_SETS = 4, MAX_REQS = 4, MAX_POSITION = 2048, NUM_LAYERS = 2 };
-static const char *const set_names[NUM_SETS] = {"ref", "avx2", "avx512", "neon"};
+enum { MAX_REQS = 4, MAX_POSITION = 2048, NUM_LAYERS = 2 };
 
 static uint64_t rng = 88172645463325252u;
 static uint32_t next_random(void)
@@ -226,7 +226,8 @@ static void step(const run *r, int num_reqs, const int *reqs, const int *first, 
                             .norm_eps = 1e-6f,
                             .cache = r->cache,
                             .layer = LAYER};
-    r->be->ops->rope_kv_write(r->be, &batch, &rope);
+    const qr_batch *begun = r->be->ops->batch_begin(r->be, &batch, r->cache);
+    r->be->ops->rope_kv_write(r->be, begun, &rope);
     qr_attention_args attention = {.q = qkv,
                                    .ld_q = row,
                                    .out = out,
@@ -237,7 +238,7 @@ static void step(const run *r, int num_reqs, const int *reqs, const int *first, 
                                    .window = p->window,
                                    .cache = r->cache,
                                    .layer = LAYER};
-    r->be->ops->attention(r->be, &batch, &attention);
+    r->be->ops->attention(r->be, begun, &attention);
     for (int i = 0, at = 0; i < num_reqs; at += count[i], i++)
         memcpy(r->out[reqs[i]] + first[i] * out_floats(p), out + at * out_floats(p),
                (size_t)(count[i] * out_floats(p)) * sizeof *out);
@@ -248,7 +249,7 @@ static void step(const run *r, int num_reqs, const int *reqs, const int *first, 
 static bool run_way(const problem *p, const way *w, float **out)
 {
     run r = {.p = p, .w = w, .out = out};
-    if (qr_cpu_backend_create(set_names[w->set], w->threads, &r.be, NULL) != QUIRE_OK) return false;
+    if (create_set(w->set, w->threads, &r.be, NULL) != QUIRE_OK) return false;
     assert_int_equal(r.be->ops->reserve(r.be, MAX_REQS * MAX_POSITION, MAX_REQS, 2048, MAX_POSITION, NULL), QUIRE_OK);
     int num_blocks = 0, longest = 0;
     for (int i = 0; i < p->num_reqs; i++) {
@@ -285,7 +286,7 @@ static bool run_way(const problem *p, const way *w, float **out)
 /* The fastest set here: long contexts take long in software fma. */
 static int best_set(void)
 {
-    for (int set = NUM_SETS - 1; set > 0; set--) {
+    for (int set = CUDA_SET - 1; set > 0; set--) {
         qr_backend *be;
         if (qr_cpu_backend_create(set_names[set], 1, &be, NULL) != QUIRE_OK) continue;
         be->ops->destroy(be);
@@ -325,11 +326,11 @@ static void attention_is_right_in_every_way(void **state)
         }
         assert_true(run_way(&p, &(way){trial < 2 ? best_set() : 0, 1, 16, MAX_POSITION, false}, first));
         assert_reference(&p, first);
-        for (int variant = 0; variant < 8; variant++) {
+        for (int variant = 0; variant < 10; variant++) {
             way w = {.set = variant % NUM_SETS,
                      .threads = random_int(1, 3),
                      .block_size = 8 << random_int(0, 4),
-                     .chunk = variant < 4 ? 7 : random_int(1, 200),
+                     .chunk = variant < 5 ? 7 : random_int(1, 200),
                      .together = next_random() % 2};
             if (trial < 2 && w.set == 0) continue; /* long contexts in software fma: slow */
             if (!run_way(&p, &w, out)) continue;
@@ -442,7 +443,7 @@ static qr_kv_cache *fill_cache(qr_backend *be, const alike *a)
 static bool attend_alike(const alike *a, int set, int threads, bool together, float *out)
 {
     qr_backend *be;
-    if (qr_cpu_backend_create(set_names[set], threads, &be, NULL) != QUIRE_OK) return false;
+    if (create_set(set, threads, &be, NULL) != QUIRE_OK) return false;
     assert_int_equal(be->ops->reserve(be, MAX_ALIKE_TOKENS + MAX_ALIKE * 24, MAX_ALIKE, 2048, MAX_CONTEXT + 128, NULL),
                      QUIRE_OK);
     qr_kv_cache *cache = fill_cache(be, a);
@@ -460,7 +461,7 @@ static bool attend_alike(const alike *a, int set, int threads, bool together, fl
     if (together) {
         batch.prefix_order = a->order;
         batch.prefix_blocks = a->blocks;
-        be->ops->attention(be, &batch, &args);
+        be->ops->attention(be, be->ops->batch_begin(be, &batch, cache), &args);
     }
     for (int i = 0; !together && i < a->num_reqs; i++) {
         qr_batch one = {.num_tokens = a->start[i + 1] - a->start[i],
@@ -471,7 +472,7 @@ static bool attend_alike(const alike *a, int set, int threads, bool together, fl
                         .block_table = a->table + i * MAX_ROW_BLOCKS};
         args.q = a->q + a->start[i] * cols;
         args.out = out + a->start[i] * cols;
-        be->ops->attention(be, &one, &args);
+        be->ops->attention(be, be->ops->batch_begin(be, &one, cache), &args);
     }
     be->ops->kv_cache_destroy(be, cache);
     be->ops->destroy(be);
@@ -519,7 +520,7 @@ static void shared_prefixes_change_no_bit(void **state)
         for (int i = 0; i < a.num_reqs; i++)
             work += (int64_t)(a.start[i + 1] - a.start[i]) * a.lens[i] * a.num_heads * a.head_size;
         for (int set = 0; set < NUM_SETS; set++) {
-            if (set == 0 && work > 3000000) continue; /* software fma: slow */
+            if ((set == 0 || set == CUDA_SET) && work > 3000000) continue; /* slow */
             int threads = set % 2 ? 1 : random_int(1, 4);
             memset(out, 0, (size_t)num * sizeof(float));
             if (!attend_alike(&a, set, threads, true, out)) continue;
@@ -533,12 +534,11 @@ static void shared_prefixes_change_no_bit(void **state)
     }
 }
 
-static void blocks_are_copied_and_moved(void **state)
+static void copy_and_move_blocks(int set)
 {
-    (void)state;
     qr_backend *be;
     qr_kv_cache *cache;
-    assert_int_equal(qr_cpu_backend_create(NULL, 1, &be, NULL), QUIRE_OK);
+    if (create_set(set, 1, &be, NULL) != QUIRE_OK) return;
     qr_kv_config config = {3, 2, 20, 16, 5, QR_KV_INT8};
     size_t bytes = be->ops->kv_block_bytes(be, &config);
     assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, NULL), QUIRE_OK);
@@ -554,6 +554,12 @@ static void blocks_are_copied_and_moved(void **state)
     be->ops->kv_cache_destroy(be, cache);
     be->ops->destroy(be);
     free(a), free(b);
+}
+
+static void blocks_are_copied_and_moved(void **state)
+{
+    (void)state;
+    for (int set = 0; set < NUM_SETS; set++) copy_and_move_blocks(set);
 }
 
 static void warming_ends_and_changes_nothing(void **state)
@@ -580,13 +586,12 @@ static void warming_ends_and_changes_nothing(void **state)
     free(a), free(b);
 }
 
-static void bad_caches_are_refused(void **state)
+static void refuse_bad_caches(int set)
 {
-    (void)state;
     qr_backend *be;
     qr_kv_cache *cache;
     quire_error error;
-    assert_int_equal(qr_cpu_backend_create(NULL, 1, &be, NULL), QUIRE_OK);
+    if (create_set(set, 1, &be, NULL) != QUIRE_OK) return;
     qr_kv_config config = {1, 1, 64, 12, 4, QR_KV_F16};
     assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, &error), QUIRE_INVALID);
     assert_string_equal(error.param, "block_size");
@@ -595,6 +600,12 @@ static void bad_caches_are_refused(void **state)
     config.head_size = 64, config.num_blocks = INT64_MAX / 2;
     assert_int_equal(be->ops->kv_cache_create(be, &config, &cache, &error), QUIRE_NOMEM);
     be->ops->destroy(be);
+}
+
+static void bad_caches_are_refused(void **state)
+{
+    (void)state;
+    for (int set = 0; set < NUM_SETS; set++) refuse_bad_caches(set);
 }
 
 int main(void)

@@ -7,9 +7,10 @@
  *           of it together ──► results ═╝
  * Once more with a system prompt that all begin with, and with the model cut over two and three ranks.
  *
+ * On CUDA (tests/cuda_shim where there is no GPU) the same bytes as on the CPU, of some of it.
  * On the tiny checkpoints of tests/golden/tiny (every architecture, and every type of KV cache) and, smaller, on the
  * default model. */
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -25,6 +26,7 @@
 
 #include <cmocka.h>
 
+#include "backend_sets.h"
 #include "base/mem.h"
 #include "fake_ranks.h"
 
@@ -176,6 +178,7 @@ static quire_request *submit(quire_engine *engine, const quire_request_options *
 }
 
 static const char *kv_cache_dtype; /* of every run */
+static const char *device = "cpu"; /* of all but the reference */
 
 static char store_folder[] = "/tmp/quire-determinism-XXXXXX";
 
@@ -352,18 +355,21 @@ enum {
 
 static int num_ranks = 1; /* of every model */
 
-static quire_model *open_model(const char *path, int threads)
+static quire_model *open_model_on(const char *on, const char *path, int threads)
 {
     quire_model_options options;
     quire_model *model = NULL;
     quire_error error;
     quire_model_options_init(&options);
     options.threads = threads;
+    options.device = on;
     const quire_status status = num_ranks == 1 ? quire_model_open(path, &options, &model, &error)
                                                : fake_ranks_open(num_ranks, path, &options, &model, &error);
     if (status != QUIRE_OK) fail_msg("%s: %s", path, error.message);
     return model;
 }
+
+static quire_model *open_model(const char *path, int threads) { return open_model_on(device, path, threads); }
 
 /* Engine after engine with the same file. */
 static void check_stored(quire_model *model, const char *path, const workload *w, const setting *s, const char *name,
@@ -404,10 +410,12 @@ static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1,
     for (int threads = 1; threads <= 2; threads++) {
         quire_model *model = open_model(path, threads);
         if (threads == 1) {
+            quire_model *cpu = open_model_on("cpu", path, 1);
             quire_model_info info;
-            quire_model_get_info(model, &info);
+            quire_model_get_info(cpu, &info);
             make_workload(&w, num_requests, info.vocab_size, kind);
-            run(model, &w, &alone, &reference);
+            run(cpu, &w, &alone, &reference);
+            quire_model_close(cpu);
         }
         for (int i = 0; i < NUM_SETTINGS; i++) {
             char name[64];
@@ -476,6 +484,18 @@ static void several_ranks(void **state)
     num_ranks = 3;
     check_model("tests/golden/tiny/gpt2", 12, FEW | STORED, EVERYTHING, TINY);
     num_ranks = 1;
+}
+
+static void cuda_gives_the_bytes_of_the_cpu(void **state)
+{
+    (void)state;
+    device = "cuda";
+    check_model("tests/golden/tiny/llama", 8, FEW | SWAPPED, EVERYTHING, TINY);
+    kv_cache_dtype = "int8";
+    check_model("tests/golden/tiny/mistral_window", 3, AT_ONCE, 0, TINY_SYSTEM_PROMPT);
+    kv_cache_dtype = NULL;
+    check_model("tests/golden/tiny/gpt2", 4, FEW, 0, TINY);
+    device = "cpu";
 }
 
 static void default_model(void **state)
@@ -550,12 +570,14 @@ static void default_model_drafts_for_itself(void **state)
 
 int main(void)
 {
+    setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_llama_in_every_setting),
         cmocka_unit_test(tiny_system_prompt),
         cmocka_unit_test(quantized_kv_caches),
         cmocka_unit_test(other_architectures),
         cmocka_unit_test(several_ranks),
+        cmocka_unit_test(cuda_gives_the_bytes_of_the_cpu),
         cmocka_unit_test(default_model),
         cmocka_unit_test(draft_models),
         cmocka_unit_test(default_model_drafts_for_itself),

@@ -1,5 +1,6 @@
 /* The model against Hugging Face: logits and greedy continuations of the tiny checkpoints (both file formats) and of
  * SmolLM2, and the default int8 mode against float32. References: tests/golden (make_goldens.py). */
+#define _GNU_SOURCE
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,18 +13,25 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "backend_sets.h"
 #include "engine/model_api.h"
 #include "quire.h"
 
-static quire_model *open_model(const char *path, const char *compute_dtype)
+static quire_model *open_model_on(const char *device, const char *path, const char *compute_dtype)
 {
     quire_model_options options;
     quire_model *model = NULL;
     quire_error error = {0};
     quire_model_options_init(&options);
     options.compute_dtype = compute_dtype;
+    options.device = device;
     if (quire_model_open(path, &options, &model, &error) != QUIRE_OK) fail_msg("%s: %s", path, error.message);
     return model;
+}
+
+static quire_model *open_model(const char *path, const char *compute_dtype)
+{
+    return open_model_on("cpu", path, compute_dtype);
 }
 
 static int32_t *ids_of(const json_t *array, size_t *num)
@@ -102,7 +110,7 @@ static void check_beams(quire_engine *engine, const int32_t *prompt, size_t num_
     }
 }
 
-static void check_tiny(const char *arch, const char *model_path)
+static void check_tiny(const char *device, const char *arch, const char *model_path)
 {
     char path[256];
     quire_error error = {0};
@@ -112,7 +120,7 @@ static void check_tiny(const char *arch, const char *model_path)
     snprintf(path, sizeof path, "tests/golden/tiny/%s/logits.f32", arch);
     FILE *reference = fopen(path, "rb");
     assert_non_null(reference);
-    quire_model *model = open_model(model_path, "float32");
+    quire_model *model = open_model_on(device, model_path, "float32");
     quire_engine_options options;
     quire_engine *engine = NULL;
     quire_engine_options_init(&options);
@@ -133,7 +141,7 @@ static void check_tiny(const char *arch, const char *model_path)
         free(want);
         free(got);
     }
-    print_message("%-44s largest difference of a logit %.2e\n", model_path, worst);
+    print_message("%-4s %-44s largest difference of a logit %.2e\n", device, model_path, worst);
     assert_true(worst < 1e-3);
     fclose(reference);
     quire_engine_destroy(engine);
@@ -141,17 +149,29 @@ static void check_tiny(const char *arch, const char *model_path)
     json_decref(golden);
 }
 
-static void tiny_checkpoints(void **state)
+/* gguf: also out of files of that format. */
+static void check_tiny_checkpoints(const char *device, bool gguf)
 {
-    (void)state;
     static const char *const archs[] = {"llama", "mistral_window", "qwen2", "qwen3", "opt", "gpt2"};
     for (size_t i = 0; i < sizeof archs / sizeof *archs; i++) {
         char path[256];
         snprintf(path, sizeof path, "tests/golden/tiny/%s", archs[i]);
-        check_tiny(archs[i], path);
+        check_tiny(device, archs[i], path);
         snprintf(path, sizeof path, "tests/golden/tiny_gguf/%s.gguf", archs[i]);
-        check_tiny(archs[i], path);
+        if (gguf) check_tiny(device, archs[i], path);
     }
+}
+
+static void tiny_checkpoints(void **state)
+{
+    (void)state;
+    check_tiny_checkpoints("cpu", true);
+}
+
+static void tiny_checkpoints_on_cuda(void **state)
+{
+    (void)state;
+    check_tiny_checkpoints("cuda", false);
 }
 
 /* ---- SmolLM2 ------------------------------------------------------------------------------------------ */
@@ -326,7 +346,8 @@ static void kv_cache_types(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(tiny_checkpoints), cmocka_unit_test(smollm2),
-                                       cmocka_unit_test(kv_cache_types)};
+    setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(tiny_checkpoints), cmocka_unit_test(tiny_checkpoints_on_cuda),
+                                       cmocka_unit_test(smollm2), cmocka_unit_test(kv_cache_types)};
     return cmocka_run_group_tests_name("engine_golden", tests, NULL, NULL);
 }

@@ -40,6 +40,12 @@ static const qr_option model_options[] = {
      .alias = "tp",
      .help = "processes that hold the model together, started with mpirun -n N; --threads, --swap-space and the memory "
              "options are of each"},
+    {.name = "device",
+     .kind = QR_OPTION_STRING,
+     .offset = AT(model.device),
+     .metavar = "DEVICE",
+     .help = "what computes: cpu, cuda, cuda:N (the N-th CUDA device, from 0), or auto: the first CUDA device where "
+             "libquire-cuda.so and a driver are there, else the CPU"},
     {0},
 };
 static const qr_option_group model_group = {"Model", model_options};

@@ -4,13 +4,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/cuda/cuda.h"
 #include "base/mem.h"
 
 const char *quire_version(void) { return QUIRE_VERSION; }
 
 void quire_model_options_init(quire_model_options *options)
 {
-    *options = (quire_model_options){.compute_dtype = "auto", .tensor_parallel_size = 1};
+    *options = (quire_model_options){.compute_dtype = "auto", .device = "auto", .tensor_parallel_size = 1};
 }
 
 static quire_status parse_compute(const char *text, qr_compute *out, quire_error *error)
@@ -18,6 +19,37 @@ static quire_status parse_compute(const char *text, qr_compute *out, quire_error
     if (!text || strcmp(text, "auto") == 0) return *out = QR_COMPUTE_AUTO, QUIRE_OK;
     if (strcmp(text, "float32") == 0) return *out = QR_COMPUTE_FLOAT32, QUIRE_OK;
     return qr_fail_param(error, "compute_dtype", "compute_dtype: auto or float32, not '%s'", text);
+}
+
+/* "cuda" or "cuda:N" */
+static bool parse_cuda(const char *text, int *index)
+{
+    *index = 0;
+    if (strncmp(text, "cuda", 4) != 0) return false;
+    if (text[4] == '\0') return true;
+    if (text[4] != ':' || text[5] == '\0') return false;
+    for (const char *p = text + 5; *p; p++) {
+        if (*p < '0' || *p > '9' || *index > 1000) return false;
+        *index = *index * 10 + (*p - '0');
+    }
+    return true;
+}
+
+static quire_status open_backend(const char *device, int threads, bool is_group, qr_backend **out, quire_error *error)
+{
+    int index;
+    if (!device) device = "auto";
+    if (parse_cuda(device, &index)) {
+        if (is_group) return qr_fail(error, QUIRE_UNSUPPORTED, "%s: tensor parallelism is for the CPU so far", device);
+        return qr_cuda_backend_create(NULL, index, threads, out, error);
+    }
+    if (strcmp(device, "auto") == 0 && !is_group) {
+        const quire_status status = qr_cuda_backend_create(NULL, 0, threads, out, error);
+        if (status != QUIRE_DEVICE) return status;
+    } else if (strcmp(device, "cpu") != 0 && strcmp(device, "auto") != 0) {
+        return qr_fail_param(error, "device", "device: auto, cpu, cuda or cuda:N, not '%s'", device);
+    }
+    return qr_cpu_backend_create(NULL, threads, out, error);
 }
 
 static bool quantized(qr_dtype dtype) { return qr_dtype_block_len(dtype) > 1; }
@@ -128,7 +160,7 @@ static quire_status open_weights(quire_model *m, const quire_model_options *o, q
     int threads = o->threads;
     if (threads == 0 && m->comm) threads = qr_cpu_count() / m->comm->num_local; /* the ranks share the machine */
     if (threads == 0 && m->comm) threads = 1;
-    QR_TRY(qr_cpu_backend_create(NULL, threads, &m->backend, error));
+    QR_TRY(open_backend(o->device, threads, m->comm != NULL, &m->backend, error));
     QR_TRY(qr_model_load(m->ckpt, m->backend, m->compute, m->comm, is_leader ? o->on_progress : NULL, o->user,
                          &m->model, error));
     return m->comm ? qr_ranks_create(m->comm, m->backend, m->model, &m->ranks, error) : QUIRE_OK;

@@ -229,7 +229,13 @@ template <int pending> static void qr_cp_async_wait(void) { shim_cp_async_wait(p
 
 /* ---- the runtime */
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorNoDevice = 100, cudaErrorInvalidDevice };
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorInsufficientDriver = 35,
+    cudaErrorNoDevice = 100,
+    cudaErrorInvalidDevice
+};
 enum cudaMemcpyKind {
     cudaMemcpyHostToHost,
     cudaMemcpyHostToDevice,
@@ -262,6 +268,15 @@ template <class T> static cudaError_t cudaMallocAsync(T **p, size_t bytes, cudaS
 template <class T> static cudaError_t cudaHostAlloc(T **p, size_t bytes, unsigned)
 {
     return shim_malloc((void **)p, bytes);
+}
+enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice };
+struct cudaPointerAttributes {
+    cudaMemoryType type;
+};
+static inline cudaError_t cudaPointerGetAttributes(cudaPointerAttributes *attributes, const void *)
+{
+    attributes->type = cudaMemoryTypeDevice; /* both kinds are malloc's */
+    return cudaSuccess;
 }
 cudaError_t cudaFree(void *p);
 static inline cudaError_t cudaFreeAsync(void *p, cudaStream_t) { return cudaFree(p); }

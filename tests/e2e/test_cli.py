@@ -80,7 +80,7 @@ def the_flags_of_vllm_are_there():
     text = quire("serve", "--help").stdout.decode()
     for name in ["max-model-len", "max-num-seqs", "max-num-batched-tokens", "block-size", "num-kv-blocks",
                  "num-gpu-blocks-override", "kv-cache-memory-bytes", "gpu-memory-utilization", "kv-cache-dtype",
-                 "compute-dtype", "threads", "[no-]enable-chunked-prefill", "[no-]enable-prefix-caching",
+                 "compute-dtype", "threads", "device", "[no-]enable-chunked-prefill", "[no-]enable-prefix-caching",
                  "scheduling-policy", "kv-allocator", "max-num-queued-reqs", "seed", "host", "port", "api-key", "served-model-name",
                  "chat-template", "log-level"]:
         assert f"--{name}" in text, name

@@ -1,0 +1,591 @@
+/* The CUDA backend: backend.h over the table of libquire-cuda.so.
+ *
+ *   weights, tables  rows as the checkpoint has them, in the device's memory; dequantized in the kernels
+ *   KV cache         [num_blocks][num_layers] of what the CPU has: a block is one piece, its bytes are the CPU's
+ *   batch            its arrays packed into page-locked memory, uploaded once per step in one copy
+ *   logits           in page-locked memory that kernels write and the host reads
+ *
+ * Ops for the sampler run on the host, by a CPU backend that also lends its threads. */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/cuda/cuda_backend.h"
+#include "base/mem.h"
+
+enum { MIN_BLOCK_SIZE = 8, MAX_BLOCK_SIZE = 128, MAX_HEAD_SIZE = 512, SEGMENT = 512, STAGE_ALIGN = 16 };
+
+struct qr_weight {
+    qr_dtype dtype;
+    int64_t num_rows, num_cols;
+    size_t row_bytes, bytes;
+    void *data;
+};
+
+struct qr_kv_cache {
+    qr_kv_config config;
+    qr_cuda_kv kv; /* of layer 0 */
+    size_t layer_bytes;
+};
+
+typedef struct cuda_backend {
+    qr_backend base;
+    qr_backend_ops ops; /* with this backend's name */
+    char name[320];
+    const qr_cuda_api *api;
+    qr_cuda_device *dev;
+    qr_backend *host;
+
+    /* reserve() */
+    int max_tokens, max_reqs, max_context;
+    int64_t max_cols;
+    qr_cuda_act *act; /* [max_tokens][ceil(max_cols / 32)] */
+    float *parts;
+    uint8_t *staged, *stage; /* the batch: on the device; page-locked */
+    size_t stage_bytes;
+    int32_t *staged_rows, *stage_rows; /* [max_tokens] gather_rows */
+
+    qr_batch batch; /* of this step, its arrays in `staged` */
+    int max_seq_len;
+} cuda_backend;
+
+static cuda_backend *cuda(qr_backend *be) { return (cuda_backend *)be; }
+
+/* ---- memory */
+
+static uint64_t memory_bytes(qr_backend *be, uint64_t *total)
+{
+    cuda_backend *c = cuda(be);
+    size_t free_bytes = 0, total_bytes = 0;
+    if (c->api->memory(c->dev, &free_bytes, &total_bytes) != 0) free_bytes = total_bytes = 0;
+    *total = total_bytes;
+    return free_bytes;
+}
+
+static void *buffer_alloc(qr_backend *be, size_t bytes, bool host_reads)
+{
+    cuda_backend *c = cuda(be);
+    return host_reads ? c->api->alloc_host(c->dev, bytes) : c->api->alloc(c->dev, bytes);
+}
+
+static void buffer_free(qr_backend *be, void *ptr, size_t bytes)
+{
+    (void)bytes;
+    cuda(be)->api->free(cuda(be)->dev, ptr);
+}
+
+static float *vector_create(qr_backend *be, const float *values, int64_t count)
+{
+    cuda_backend *c = cuda(be);
+    size_t bytes = (size_t)count * sizeof *values;
+    float *vector = c->api->alloc(c->dev, bytes);
+    if (vector) c->api->write(c->dev, vector, values, bytes);
+    return vector;
+}
+
+static void vector_destroy(qr_backend *be, float *vector) { cuda(be)->api->free(cuda(be)->dev, vector); }
+
+static void wait_for_ops(qr_backend *be) { cuda(be)->api->wait(cuda(be)->dev); }
+
+static void release_scratch(cuda_backend *c)
+{
+    c->api->free(c->dev, c->act);
+    c->api->free(c->dev, c->parts);
+    c->api->free(c->dev, c->staged);
+    c->api->free(c->dev, c->staged_rows);
+    c->api->free(c->dev, c->stage);
+    c->api->free(c->dev, c->stage_rows);
+    c->act = NULL;
+    c->parts = NULL;
+    c->staged = c->stage = NULL;
+    c->staged_rows = c->stage_rows = NULL;
+    c->max_tokens = c->max_reqs = c->max_context = 0;
+    c->max_cols = 0;
+}
+
+static size_t aligned(size_t bytes) { return (bytes + STAGE_ALIGN - 1) / STAGE_ALIGN * STAGE_ALIGN; }
+
+/* Bytes of a batch's arrays, one after the other. */
+static size_t batch_bytes(int64_t num_tokens, int64_t num_reqs, int64_t num_blocks)
+{
+    return 2 * aligned((size_t)num_tokens * 4) + aligned((size_t)num_tokens * 8) + aligned((size_t)(num_reqs + 1) * 4) +
+           aligned((size_t)num_reqs * 4) + aligned((size_t)(num_reqs * num_blocks) * 4);
+}
+
+static quire_status reserve(qr_backend *be, int max_tokens, int max_reqs, int64_t max_cols, int max_context,
+                            quire_error *error)
+{
+    cuda_backend *c = cuda(be);
+    assert(max_tokens > 0 && max_reqs > 0 && max_cols > 0 && max_context > 0);
+    if (max_tokens < c->max_tokens) max_tokens = c->max_tokens; /* whoever reserved before keeps what it needs */
+    if (max_reqs < c->max_reqs) max_reqs = c->max_reqs;
+    if (max_cols < c->max_cols) max_cols = c->max_cols;
+    if (max_context < c->max_context) max_context = c->max_context;
+    if (max_tokens == c->max_tokens && max_reqs == c->max_reqs && max_cols == c->max_cols &&
+        max_context == c->max_context)
+        return QUIRE_OK;
+    c->api->wait(c->dev);
+    release_scratch(c);
+    size_t act_bytes = (size_t)max_tokens * (((size_t)max_cols + 31) / 32) * sizeof *c->act;
+    c->stage_bytes = batch_bytes(max_tokens, max_reqs, (max_context + MIN_BLOCK_SIZE - 1) / MIN_BLOCK_SIZE);
+    c->act = c->api->alloc(c->dev, act_bytes);
+    c->parts = c->api->alloc(c->dev, QR_CUDA_PARTS_BYTES);
+    c->staged = c->api->alloc(c->dev, c->stage_bytes);
+    c->stage = c->api->alloc_host(c->dev, c->stage_bytes);
+    c->staged_rows = c->api->alloc(c->dev, (size_t)max_tokens * sizeof *c->staged_rows);
+    c->stage_rows = c->api->alloc_host(c->dev, (size_t)max_tokens * sizeof *c->stage_rows);
+    if (!c->act || !c->parts || !c->staged || !c->stage || !c->staged_rows || !c->stage_rows) {
+        release_scratch(c);
+        return qr_fail_nomem(error, "scratch of the CUDA backend", act_bytes + 2 * c->stage_bytes);
+    }
+    c->max_tokens = max_tokens;
+    c->max_reqs = max_reqs;
+    c->max_cols = max_cols;
+    c->max_context = max_context;
+    return QUIRE_OK;
+}
+
+/* ---- weights and tables */
+
+/* Dequantized rows to the device, a piece at a time. */
+static quire_status upload_float32(cuda_backend *c, const qr_tensor_view *view, void *dst, quire_error *error)
+{
+    size_t row_bytes = qr_tensor_row_bytes(view);
+    int64_t cols = qr_tensor_cols(view), rows = qr_tensor_rows(view);
+    int64_t step = (1 << 20) / cols + 1;
+    float *values = qr_malloc((size_t)(step * cols) * sizeof *values);
+    if (!values) return qr_fail_nomem(error, view->name, (size_t)(step * cols) * sizeof *values);
+    for (int64_t row = 0; row < rows; row += step) {
+        int64_t count = (rows - row < step ? rows - row : step) * cols;
+        qr_dequantize(view->dtype, (const uint8_t *)view->data + (size_t)row * row_bytes, values, count);
+        c->api->write(c->dev, (float *)dst + row * cols, values, (size_t)count * sizeof *values);
+    }
+    qr_free(values);
+    return QUIRE_OK;
+}
+
+static quire_status weight_create(qr_backend *be, const qr_tensor_view *view, qr_compute compute, qr_weight **out,
+                                  quire_error *error)
+{
+    cuda_backend *c = cuda(be);
+    int64_t cols = qr_tensor_cols(view), rows = qr_tensor_rows(view);
+    if (view->num_dims != 2 || cols < 1 || rows < 1 || cols % qr_dtype_block_len(view->dtype) != 0)
+        return qr_fail(error, QUIRE_UNSUPPORTED, "tensor '%s' (%s): not a matrix [%lld, %lld] that can be multiplied",
+                       view->name, qr_dtype_name(view->dtype), (long long)rows, (long long)cols);
+    qr_weight *w = qr_calloc(1, sizeof *w);
+    if (!w) return qr_fail_nomem(error, "a weight matrix", sizeof *w);
+    bool expand = compute == QR_COMPUTE_FLOAT32 && qr_dtype_block_len(view->dtype) > 1;
+    w->dtype = expand ? QR_F32 : view->dtype;
+    w->num_rows = rows;
+    w->num_cols = cols;
+    w->row_bytes = expand ? (size_t)cols * sizeof(float) : qr_tensor_row_bytes(view);
+    if (qr_mul_overflow((size_t)rows, w->row_bytes, &w->bytes)) w->bytes = SIZE_MAX;
+    w->data = c->api->alloc(c->dev, w->bytes);
+    quire_status status = w->data ? QUIRE_OK : qr_fail_nomem(error, "a weight matrix on the device", w->bytes);
+    if (status == QUIRE_OK && expand)
+        status = upload_float32(c, view, w->data, error);
+    else if (status == QUIRE_OK)
+        c->api->write(c->dev, w->data, view->data, w->bytes);
+    if (status != QUIRE_OK) {
+        c->api->free(c->dev, w->data);
+        qr_free(w);
+        return status;
+    }
+    *out = w;
+    return QUIRE_OK;
+}
+
+static void weight_destroy(qr_backend *be, qr_weight *w)
+{
+    if (!w) return;
+    cuda(be)->api->free(cuda(be)->dev, w->data);
+    qr_free(w);
+}
+
+static size_t weight_bytes(const qr_weight *w) { return w->bytes; }
+
+static quire_status table_create(qr_backend *be, const qr_tensor_view *view, qr_tensor_view *out, quire_error *error)
+{
+    cuda_backend *c = cuda(be);
+    size_t bytes = (size_t)qr_tensor_rows(view) * qr_tensor_row_bytes(view);
+    void *data = c->api->alloc(c->dev, bytes);
+    if (!data) return qr_fail_nomem(error, view->name, bytes);
+    c->api->write(c->dev, data, view->data, bytes);
+    *out = *view;
+    out->data = data;
+    return QUIRE_OK;
+}
+
+static void table_destroy(qr_backend *be, qr_tensor_view *table)
+{
+    cuda(be)->api->free(cuda(be)->dev, (void *)(uintptr_t)table->data);
+    table->data = NULL;
+}
+
+/* ---- KV cache */
+
+static void describe(const qr_kv_config *config, qr_kv_cache *cache)
+{
+    static const size_t elem_bytes[] = {
+#define XX(id, name, bytes) [QR_KV_##id] = bytes,
+        QR_KV_DTYPE_MAP(XX)
+#undef XX
+    };
+    size_t block_size = (size_t)config->block_size;
+    size_t scale_bytes = config->dtype == QR_KV_INT8 ? block_size * sizeof(uint16_t) : 0;
+    qr_cuda_kv *kv = &cache->kv;
+    *cache = (qr_kv_cache){.config = *config};
+    kv->dtype = config->dtype;
+    kv->num_kv_heads = config->num_kv_heads;
+    kv->head_size = config->head_size;
+    kv->padded = (config->head_size + 15) / 16 * 16;
+    kv->block_size = config->block_size;
+    kv->head_k_bytes = (size_t)config->head_size * block_size * elem_bytes[config->dtype] + scale_bytes;
+    kv->head_v_bytes = (size_t)kv->padded * block_size * elem_bytes[config->dtype] + scale_bytes;
+    cache->layer_bytes = (size_t)config->num_kv_heads * (kv->head_k_bytes + kv->head_v_bytes);
+    kv->block_bytes = (size_t)config->num_layers * cache->layer_bytes;
+}
+
+static size_t kv_block_bytes(qr_backend *be, const qr_kv_config *config)
+{
+    (void)be;
+    qr_kv_cache cache;
+    describe(config, &cache);
+    return cache.kv.block_bytes;
+}
+
+static quire_status kv_cache_create(qr_backend *be, const qr_kv_config *config, qr_kv_cache **out, quire_error *error)
+{
+    cuda_backend *c = cuda(be);
+    int bs = config->block_size;
+    if (bs < MIN_BLOCK_SIZE || bs > MAX_BLOCK_SIZE || (bs & (bs - 1)) != 0)
+        return qr_fail_param(error, "block_size", "block_size must be 8, 16, 32, 64 or 128, got %d", bs);
+    if (config->head_size < 1 || config->head_size > MAX_HEAD_SIZE)
+        return qr_fail(error, QUIRE_UNSUPPORTED, "head size %d: the CUDA backend supports 1 to %d", config->head_size,
+                       MAX_HEAD_SIZE);
+    if (config->num_layers < 1 || config->num_kv_heads < 1 || config->num_blocks < 1)
+        return qr_fail(error, QUIRE_INVALID, "KV cache of %d layers, %d heads, %lld blocks", config->num_layers,
+                       config->num_kv_heads, (long long)config->num_blocks);
+    qr_kv_cache *cache = qr_calloc(1, sizeof *cache);
+    if (!cache) return qr_fail_nomem(error, "the KV cache", sizeof *cache);
+    describe(config, cache);
+    size_t bytes;
+    if (qr_mul_overflow(cache->kv.block_bytes, (size_t)config->num_blocks, &bytes)) bytes = SIZE_MAX;
+    cache->kv.data = c->api->alloc(c->dev, bytes);
+    if (!cache->kv.data) {
+        qr_free(cache);
+        return qr_fail_nomem(error, "the KV cache on the device", bytes);
+    }
+    *out = cache;
+    return QUIRE_OK;
+}
+
+static void kv_cache_destroy(qr_backend *be, qr_kv_cache *cache)
+{
+    if (!cache) return;
+    cuda(be)->api->free(cuda(be)->dev, cache->kv.data);
+    qr_free(cache);
+}
+
+static uint8_t *block_at(const qr_kv_cache *cache, int32_t block_id)
+{
+    return cache->kv.data + (size_t)block_id * cache->kv.block_bytes;
+}
+
+static void kv_copy_blocks(qr_backend *be, qr_kv_cache *cache, const qr_copy_pair *pairs, int num_pairs)
+{
+    cuda_backend *c = cuda(be);
+    for (int i = 0; i < num_pairs; i++)
+        if (pairs[i].src_block != pairs[i].dst_block)
+            c->api->copy(c->dev, block_at(cache, pairs[i].dst_block), block_at(cache, pairs[i].src_block),
+                         cache->kv.block_bytes);
+}
+
+static void kv_read_block(qr_backend *be, const qr_kv_cache *cache, int32_t block_id, void *dst)
+{
+    cuda(be)->api->read(cuda(be)->dev, dst, block_at(cache, block_id), cache->kv.block_bytes);
+}
+
+static void kv_write_block(qr_backend *be, qr_kv_cache *cache, int32_t block_id, const void *src)
+{
+    cuda(be)->api->write(cuda(be)->dev, block_at(cache, block_id), src, cache->kv.block_bytes);
+}
+
+/* The device's memory is there from the start. */
+static bool kv_warm(qr_backend *be, qr_kv_cache *cache)
+{
+    (void)be, (void)cache;
+    return false;
+}
+
+/* The cache as kernels of one layer see it. */
+static qr_cuda_kv layer_kv(const qr_kv_cache *cache, int layer)
+{
+    qr_cuda_kv kv = cache->kv;
+    kv.data += (size_t)layer * cache->layer_bytes;
+    return kv;
+}
+
+/* ---- the batch */
+
+/* `bytes` from src to the end of the staging memory; where they will be on the device. */
+static const void *stage_array(cuda_backend *c, size_t *used, const void *src, size_t bytes)
+{
+    const void *at = c->staged + *used;
+    if (bytes) memcpy(c->stage + *used, src, bytes);
+    *used += aligned(bytes);
+    return at;
+}
+
+/* The rows of the block table as far as they are used, side by side. */
+static const int32_t *stage_table(cuda_backend *c, size_t *used, const qr_batch *batch, int num_blocks)
+{
+    const int32_t *at = (const int32_t *)(const void *)(c->staged + *used);
+    int32_t *to = (int32_t *)(void *)(c->stage + *used);
+    for (int i = 0; i < batch->num_reqs; i++)
+        memcpy(to + (int64_t)i * num_blocks, batch->block_table + (int64_t)i * batch->max_blocks,
+               (size_t)num_blocks * sizeof *to);
+    *used += aligned((size_t)batch->num_reqs * (size_t)num_blocks * sizeof *to);
+    return at;
+}
+
+static const qr_batch *batch_begin(qr_backend *be, const qr_batch *batch, const qr_kv_cache *cache)
+{
+    cuda_backend *c = cuda(be);
+    size_t used = 0, tokens = (size_t)batch->num_tokens, reqs = (size_t)batch->num_reqs;
+    assert(batch->num_tokens <= c->max_tokens && batch->num_reqs <= c->max_reqs);
+    c->api->stage_wait(c->dev); /* the step before may not have read its arrays yet */
+    c->max_seq_len = 0;
+    for (int i = 0; i < batch->num_reqs; i++)
+        if (batch->seq_lens[i] > c->max_seq_len) c->max_seq_len = batch->seq_lens[i];
+    int num_blocks = (c->max_seq_len + cache->config.block_size - 1) / cache->config.block_size;
+    assert(batch_bytes(batch->num_tokens, batch->num_reqs, num_blocks) <= c->stage_bytes);
+    c->batch = *batch;
+    c->batch.max_blocks = num_blocks;
+    if (batch->input_ids) c->batch.input_ids = stage_array(c, &used, batch->input_ids, tokens * 4);
+    if (batch->positions) c->batch.positions = stage_array(c, &used, batch->positions, tokens * 4);
+    if (batch->slot_mapping) c->batch.slot_mapping = stage_array(c, &used, batch->slot_mapping, tokens * 8);
+    if (batch->query_start_loc)
+        c->batch.query_start_loc = stage_array(c, &used, batch->query_start_loc, (reqs + 1) * 4);
+    if (batch->seq_lens) c->batch.seq_lens = stage_array(c, &used, batch->seq_lens, reqs * 4);
+    if (batch->block_table) c->batch.block_table = stage_table(c, &used, batch, num_blocks);
+    c->batch.logits_indices = c->batch.prefix_order = c->batch.prefix_blocks = NULL;
+    if (used) c->api->stage(c->dev, c->staged, c->stage, used);
+    return &c->batch;
+}
+
+/* ---- ops */
+
+static void embed(qr_backend *be, const qr_tensor_view *view, const int32_t *ids, int num_tokens, float scale,
+                  const qr_tensor_view *pos_view, const int32_t *positions, int pos_offset, float *out, int64_t cols)
+{
+    if (num_tokens <= 0) return;
+    qr_cuda_embed args = {.dtype = view->dtype,
+                          .table = view->data,
+                          .row_bytes = qr_tensor_row_bytes(view),
+                          .ids = ids,
+                          .positions = positions,
+                          .num_tokens = num_tokens,
+                          .pos_offset = pos_offset,
+                          .scale = scale,
+                          .out = out,
+                          .cols = cols};
+    if (pos_view) {
+        args.pos_dtype = pos_view->dtype;
+        args.pos_table = pos_view->data;
+        args.pos_row_bytes = qr_tensor_row_bytes(pos_view);
+    }
+    cuda(be)->api->embed(cuda(be)->dev, &args);
+}
+
+static void rms_norm(qr_backend *be, const float *x, const float *w, float eps, int num_tokens, int64_t cols,
+                     float *out)
+{
+    if (num_tokens > 0) cuda(be)->api->rms_norm(cuda(be)->dev, x, w, eps, num_tokens, cols, out);
+}
+
+static void layer_norm(qr_backend *be, const float *x, const float *w, const float *b, float eps, int num_tokens,
+                       int64_t cols, float *out)
+{
+    if (num_tokens > 0) cuda(be)->api->layer_norm(cuda(be)->dev, x, w, b, eps, num_tokens, cols, out);
+}
+
+static void linear(qr_backend *be, const float *x, int64_t ld_x, int num_tokens, const qr_weight *const *weights,
+                   const float *const *biases, int num_weights, float *y, int64_t ld_y, bool accumulate)
+{
+    cuda_backend *c = cuda(be);
+    if (num_tokens <= 0) return;
+    assert(num_tokens <= c->max_tokens && weights[0]->num_cols <= c->max_cols);
+    bool quantized = false;
+    for (int i = 0; i < num_weights; i++) quantized |= qr_dtype_block_len(weights[i]->dtype) > 1;
+    if (quantized) c->api->quantize(c->dev, x, ld_x, num_tokens, weights[0]->num_cols, c->act);
+    for (int i = 0; i < num_weights; i++) {
+        const qr_weight *w = weights[i];
+        assert(w->num_cols == weights[0]->num_cols);
+        const qr_cuda_linear args = {.dtype = w->dtype,
+                                     .w = w->data,
+                                     .row_bytes = w->row_bytes,
+                                     .num_rows = w->num_rows,
+                                     .num_cols = w->num_cols,
+                                     .x = x,
+                                     .ld_x = ld_x,
+                                     .act = c->act,
+                                     .num_tokens = num_tokens,
+                                     .bias = biases ? biases[i] : NULL,
+                                     .y = y,
+                                     .ld_y = ld_y,
+                                     .accumulate = accumulate};
+        c->api->linear(c->dev, &args);
+        y += w->num_rows;
+    }
+}
+
+static void gated_act(qr_backend *be, const float *gate_up, qr_act act, int num_tokens, int64_t cols, float *out)
+{
+    if (num_tokens > 0) cuda(be)->api->gated_act(cuda(be)->dev, gate_up, act, num_tokens, cols, out);
+}
+
+static void act(qr_backend *be, float *x, qr_act act, int num_tokens, int64_t cols)
+{
+    if (num_tokens > 0) cuda(be)->api->act(cuda(be)->dev, x, act, num_tokens * cols);
+}
+
+static void rope_kv_write(qr_backend *be, const qr_batch *batch, const qr_rope_kv_args *args)
+{
+    cuda_backend *c = cuda(be);
+    if (batch->num_tokens <= 0) return;
+    const qr_cuda_kv kv = layer_kv(args->cache, args->layer);
+    c->api->rope_kv_write(c->dev, args, &kv, batch->num_tokens, batch->positions, batch->slot_mapping);
+}
+
+static void attention(qr_backend *be, const qr_batch *batch, const qr_attention_args *args)
+{
+    cuda_backend *c = cuda(be);
+    if (batch->num_tokens <= 0) return;
+    assert(batch == &c->batch && args->head_size <= MAX_HEAD_SIZE);
+    const qr_cuda_attention job = {.kv = layer_kv(args->cache, args->layer),
+                                   .q = args->q,
+                                   .ld_q = args->ld_q,
+                                   .out = args->out,
+                                   .num_heads = args->num_heads,
+                                   .num_tokens = batch->num_tokens,
+                                   .num_reqs = batch->num_reqs,
+                                   .max_blocks = batch->max_blocks,
+                                   .window = args->window,
+                                   .scale = args->scale,
+                                   .query_start_loc = batch->query_start_loc,
+                                   .seq_lens = batch->seq_lens,
+                                   .block_table = batch->block_table,
+                                   .max_segments = (c->max_seq_len + SEGMENT - 1) / SEGMENT,
+                                   .parts = c->parts};
+    c->api->attention(c->dev, &job);
+}
+
+static void gather_rows(qr_backend *be, const float *x, const int32_t *rows, int num_rows, int64_t cols, float *out)
+{
+    cuda_backend *c = cuda(be);
+    if (num_rows <= 0) return;
+    assert(num_rows <= c->max_tokens);
+    c->api->stage_wait(c->dev);
+    memcpy(c->stage_rows, rows, (size_t)num_rows * sizeof *rows);
+    c->api->stage(c->dev, c->staged_rows, c->stage_rows, (size_t)num_rows * sizeof *rows);
+    c->api->gather_rows(c->dev, x, c->staged_rows, num_rows, cols, out);
+}
+
+static void row_stats(qr_backend *be, const float *x, int64_t ld, int num_rows, int64_t cols, float *out_max,
+                      int32_t *out_argmax, float *out_sum_exp)
+{
+    qr_backend *host = cuda(be)->host;
+    host->ops->row_stats(host, x, ld, num_rows, cols, out_max, out_argmax, out_sum_exp);
+}
+
+static void exp_row(qr_backend *be, const float *x, int64_t cols, float sub, float scale, float *out)
+{
+    qr_backend *host = cuda(be)->host;
+    host->ops->exp_row(host, x, cols, sub, scale, out);
+}
+
+/* ---- the table */
+
+static void destroy(qr_backend *be)
+{
+    if (!be) return;
+    cuda_backend *c = cuda(be);
+    if (c->dev) {
+        release_scratch(c);
+        c->api->close(c->dev);
+    }
+    if (c->host) c->host->ops->destroy(c->host);
+    qr_free(c);
+}
+
+static const qr_backend_ops cuda_ops = {.destroy = destroy,
+                                        .memory_bytes = memory_bytes,
+                                        .buffer_alloc = buffer_alloc,
+                                        .buffer_free = buffer_free,
+                                        .vector_create = vector_create,
+                                        .vector_destroy = vector_destroy,
+                                        .reserve = reserve,
+                                        .wait = wait_for_ops,
+                                        .weight_create = weight_create,
+                                        .weight_destroy = weight_destroy,
+                                        .weight_bytes = weight_bytes,
+                                        .table_create = table_create,
+                                        .table_destroy = table_destroy,
+                                        .kv_cache_create = kv_cache_create,
+                                        .kv_cache_destroy = kv_cache_destroy,
+                                        .kv_block_bytes = kv_block_bytes,
+                                        .kv_copy_blocks = kv_copy_blocks,
+                                        .kv_read_block = kv_read_block,
+                                        .kv_write_block = kv_write_block,
+                                        .kv_warm = kv_warm,
+                                        .batch_begin = batch_begin,
+                                        .embed = embed,
+                                        .rms_norm = rms_norm,
+                                        .layer_norm = layer_norm,
+                                        .linear = linear,
+                                        .gated_act = gated_act,
+                                        .act = act,
+                                        .rope_kv_write = rope_kv_write,
+                                        .attention = attention,
+                                        .gather_rows = gather_rows,
+                                        .row_stats = row_stats,
+                                        .exp_row = exp_row};
+
+static quire_status open_device(cuda_backend *c, int index, int threads, quire_error *error)
+{
+    int count = 0, code = c->api->num_devices(&count);
+    if (code != 0 || count == 0)
+        return qr_fail(error, QUIRE_DEVICE, "no CUDA device: %s (nvidia-smi shows what the driver sees)",
+                       code != 0 ? c->api->error_text(code) : "the driver counts none");
+    if (index < 0 || index >= count)
+        return qr_fail(error, QUIRE_DEVICE, "cuda:%d: there %s %d CUDA device%s, counted from 0", index,
+                       count == 1 ? "is" : "are", count, count == 1 ? "" : "s");
+    qr_cuda_info info;
+    code = c->api->open(index, &c->dev, &info);
+    if (code != 0) return qr_fail(error, QUIRE_DEVICE, "cuda:%d: %s", index, c->api->error_text(code));
+    QR_TRY(qr_cpu_backend_create(NULL, threads, &c->host, error));
+    c->base.pool = c->host->pool;
+    snprintf(c->name, sizeof c->name, "cuda:%d (%s, %d.%d, %d SMs)", index, info.name, info.compute_major,
+             info.compute_minor, info.num_multiprocessors);
+    return QUIRE_OK;
+}
+
+quire_status qr_cuda_backend_create(const char *library, int index, int threads, qr_backend **out, quire_error *error)
+{
+    const qr_cuda_api *api;
+    QR_TRY(qr_cuda_library_open(library, &api, error));
+    cuda_backend *c = qr_calloc(1, sizeof *c);
+    if (!c) return qr_fail_nomem(error, "the CUDA backend", sizeof *c);
+    c->api = api;
+    quire_status status = open_device(c, index, threads, error);
+    if (status != QUIRE_OK) {
+        destroy(&c->base);
+        return status;
+    }
+    c->ops = cuda_ops;
+    c->ops.name = c->name;
+    c->base.ops = &c->ops;
+    *out = &c->base;
+    return QUIRE_OK;
+}

@@ -1,0 +1,27 @@
+/* runtime: what the .cu files share of the device. */
+#ifndef QR_BACKEND_CUDA_RUNTIME_CUH
+#define QR_BACKEND_CUDA_RUNTIME_CUH
+
+#include "backend/cuda/math.cuh"
+
+struct qr_cuda_device {
+    int index;
+    cudaStream_t stream;
+    cudaEvent_t staged; /* after the last stage() */
+};
+
+/* After a launch: the device cannot go on when there is an error. */
+void qr_cuda_check(cudaError_t error, const char *what);
+#define QR_CUDA_LAUNCH(dev, kernel, grid, block, shared, ...)               \
+    do {                                                                    \
+        qr_cuda_check(cudaSetDevice((dev)->index), "cudaSetDevice");        \
+        QR_LAUNCH(kernel, grid, block, shared, (dev)->stream, __VA_ARGS__); \
+        qr_cuda_check(cudaGetLastError(), #kernel);                         \
+    } while (0)
+
+static inline unsigned qr_blocks_for(int64_t count, int per_block)
+{
+    return (unsigned)((count + per_block - 1) / per_block);
+}
+
+#endif

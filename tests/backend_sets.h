@@ -1,0 +1,35 @@
+/* backend_sets: the backends that tests of ops compare: the CPU's instruction sets, and CUDA.
+ *
+ * CUDA: the library that QUIRE_CUDA_LIBRARY names, or libquire-cuda-shim.so of this build, which runs the kernels on
+ * the CPU (tests/cuda_shim) and where a device's memory is the host's, so that ops take plain arrays.
+ * Set 0 is the scalar reference. */
+#ifndef QR_TESTS_BACKEND_SETS_H
+#define QR_TESTS_BACKEND_SETS_H
+
+#include <limits.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "backend/cuda/cuda.h"
+
+enum { CUDA_SET = 4, NUM_SETS };
+static const char *const set_names[NUM_SETS] __attribute__((unused)) = {"ref", "avx2", "avx512", "neon", "cuda"};
+
+/* This build's folder is above the test's. */
+static const char *cuda_shim_path(void)
+{
+    static char path[PATH_MAX + 64];
+    ssize_t len = readlink("/proc/self/exe", path, PATH_MAX - 1);
+    path[len > 0 ? len : 0] = '\0';
+    for (int up = 0; up < 2 && strrchr(path, '/'); up++) *strrchr(path, '/') = '\0';
+    return strcat(path, "/libquire-cuda-shim.so");
+}
+
+/* UNSUPPORTED or DEVICE: this machine or this build has no such set. */
+__attribute__((unused)) static quire_status create_set(int set, int threads, qr_backend **out, quire_error *error)
+{
+    if (set != CUDA_SET) return qr_cpu_backend_create(set_names[set], threads, out, error);
+    return qr_cuda_backend_create(getenv("QUIRE_CUDA_LIBRARY") ? NULL : cuda_shim_path(), 0, threads, out, error);
+}
+
+#endif

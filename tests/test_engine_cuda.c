@@ -1,0 +1,115 @@
+/* --device: which backend a model is opened on, and what is said when it cannot be. */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend_sets.h"
+#include "base/mem.h"
+#include "quire.h"
+
+#define TINY "tests/golden/tiny/llama"
+
+static quire_status open_on(const char *device, quire_model **out, quire_error *error)
+{
+    quire_model_options options;
+    quire_model_options_init(&options);
+    options.device = device;
+    options.threads = 1;
+    memset(error, 0, sizeof *error);
+    return quire_model_open(TINY, &options, out, error);
+}
+
+static void assert_device(const char *device, const char *expected)
+{
+    quire_model *model;
+    quire_model_info info;
+    quire_error error;
+    if (open_on(device, &model, &error) != QUIRE_OK) fail_msg("%s: %s", device, error.message);
+    quire_model_get_info(model, &info);
+    if (strncmp(info.device, expected, strlen(expected)) != 0) fail_msg("%s: %s", device, info.device);
+    quire_model_close(model);
+}
+
+static void assert_refused(const char *device, quire_status expected, const char *part)
+{
+    quire_model *model;
+    quire_error error;
+    assert_int_equal(open_on(device, &model, &error), expected);
+    if (!strstr(error.message, part)) fail_msg("%s: %s", device, error.message);
+}
+
+static void devices_by_name(void **state)
+{
+    (void)state;
+    assert_device("cpu", "cpu (");
+    assert_device("cuda", "cuda:0 (");
+    assert_device("cuda:0", "cuda:0 (");
+    assert_device("auto", "cuda:0 (");
+    assert_device(NULL, "cuda:0 (");
+    static const char *const bad[] = {"", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda0", "cuda:0 ", "cuda:99999999999"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_refused(bad[i], QUIRE_INVALID, "auto, cpu, cuda");
+    assert_refused("cuda:7", QUIRE_DEVICE, "cuda:7: there is 1 CUDA device, counted from 0");
+}
+
+static void without_a_device(void **state)
+{
+    (void)state;
+    setenv("QUIRE_SHIM_DEVICES", "0", 1);
+    assert_refused("cuda", QUIRE_DEVICE, "no CUDA-capable device");
+    assert_device("auto", "cpu (");
+    unsetenv("QUIRE_SHIM_DEVICES");
+}
+
+static void without_the_library(void **state)
+{
+    (void)state;
+    char path[PATH_MAX];
+    strcpy(path, getenv("QUIRE_CUDA_LIBRARY"));
+    setenv("QUIRE_CUDA_LIBRARY", "/nowhere/libquire-cuda.so", 1);
+    assert_refused("cuda", QUIRE_DEVICE, "/nowhere/libquire-cuda.so");
+    assert_device("auto", "cpu (");
+    setenv("QUIRE_CUDA_LIBRARY", "libm.so.6", 1); /* loads, but is another one */
+    assert_refused("cuda", QUIRE_DEVICE, "another version");
+    setenv("QUIRE_CUDA_LIBRARY", path, 1);
+}
+
+/* Opening a model and an engine on the device with every allocation failing in turn: an error, and nothing is lost
+ * (AddressSanitizer's build sees what is). */
+static void without_memory(void **state)
+{
+    (void)state;
+    for (uint64_t n = 0;; n++) {
+        quire_model *model = NULL;
+        quire_engine *engine = NULL;
+        quire_engine_options options;
+        quire_error error;
+        quire_engine_options_init(&options);
+        options.num_kv_blocks = 16;
+        qr_mem_fail_after(n);
+        quire_status status = open_on("cuda", &model, &error);
+        if (status == QUIRE_OK) status = quire_engine_create(model, &options, &engine, &error);
+        qr_mem_fail_off();
+        if (status == QUIRE_OK) quire_engine_destroy(engine);
+        if (model) quire_model_close(model);
+        if (status == QUIRE_OK) break;
+        assert_int_equal(status, QUIRE_NOMEM);
+    }
+}
+
+int main(void)
+{
+    setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(devices_by_name),
+        cmocka_unit_test(without_a_device),
+        cmocka_unit_test(without_the_library),
+        cmocka_unit_test(without_memory),
+    };
+    return cmocka_run_group_tests_name("engine cuda", tests, NULL, NULL);
+}
