@@ -171,7 +171,6 @@ $(BUILD)/tests/%: $(BUILD)/shim/tests/%.cu.o $(BUILD)/libshim.a $(BUILD)/libquir
 	$(Q)$(CXX) $(ALL_LDFLAGS) -o $@ $^ $(CMOCKA_LIBS) -lm
 
 # The whole CUDA backend on the CPU, for tests.
-SHIM_OBJ := $(patsubst %,$(BUILD)/shim/%.o,$(wildcard src/backend/cuda/*.cu) tests/cuda_shim/shim.cpp)
 $(BUILD)/libquire-cuda-shim.so: $(SHIM_OBJ) $(filter $(BUILD)/src/tensor/%,$(LIB_OBJ))
 	@echo '  LD   $@'
 	$(Q)$(CXX) -shared $(ALL_LDFLAGS) -o $@ $^ -lm
