@@ -15,13 +15,6 @@
 /* Float panels, and with one token low-bit panels, are read as one stream, this many bytes behind its prefetches. */
 enum { FETCH_AHEAD = 8192 };
 
-/* Tokens of the next tile, at most max: as many tiles as must be, of nearly one size. */
-INLINE int tile_tokens(int left, const int max)
-{
-    int tiles = (left + max - 1) / max;
-    return (left + tiles - 1) / tiles;
-}
-
 INLINE v16 load_weights(qr_dtype dtype, const uint8_t *w)
 {
     if (dtype == QR_F16) return v16_load_f16((const uint16_t *)w);
@@ -60,7 +53,7 @@ INLINE void float_panels(qr_dtype dtype, const uint8_t *w, const int P, int64_t 
 {
     size_t ahead = FETCH_AHEAD; /* the first tile fetches what comes next, the others have nothing to add */
     for (int t = 0, n; t < num_tokens; t += n, ahead = 0) {
-        n = tile_tokens(num_tokens - t, V16_TOKENS);
+        n = num_tokens - t < V16_TOKENS ? num_tokens - t : V16_TOKENS;
 #define CALL(n) float_tile(dtype, w, ahead, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
         FOR_COUNT(n, V16_TOKENS, CALL)
 #undef CALL
@@ -96,7 +89,7 @@ INLINE void lowbit_panels(const qr_lowbit f, const uint8_t *w, size_t panel_byte
 {
     size_t ahead = (size_t)P * panel_bytes; /* the next panels; else as in float_panels */
     for (int t = 0, n; t < num_tokens; t += n, ahead = 0) {
-        n = tile_tokens(num_tokens - t, LOWBIT_TOKENS);
+        n = num_tokens - t < LOWBIT_TOKENS ? num_tokens - t : LOWBIT_TOKENS;
 #define CALL(n) lowbit_tile(f, w, panel_bytes, ahead, k, x + t * ld_x, ld_x, n, P, acc + t * ld_acc, ld_acc)
         FOR_COUNT(n, LOWBIT_TOKENS, CALL)
 #undef CALL
