@@ -73,8 +73,14 @@ typedef struct layout {
     int64_t *slot_mapping;
     int32_t *input_ids, *positions, *query_start_loc, *seq_lens, *block_table, *logits_indices, *prefix_order,
         *prefix_blocks;
-    size_t bytes;
 } layout;
+
+static size_t batch_bytes(const head *h)
+{
+    const size_t tokens = (size_t)h->num_tokens, reqs = (size_t)h->num_reqs;
+    return tokens * sizeof(int64_t) +
+           (2 * tokens + 1 + 4 * reqs + (size_t)h->num_samples + reqs * (size_t)h->max_blocks) * sizeof(int32_t);
+}
 
 static layout lay_out(const head *h, uint8_t *buffer)
 {
@@ -89,7 +95,7 @@ static layout lay_out(const head *h, uint8_t *buffer)
     l.prefix_order = l.logits_indices + h->num_samples;
     l.prefix_blocks = l.prefix_order + reqs;
     l.block_table = l.prefix_blocks + reqs;
-    l.bytes = (size_t)((uint8_t *)(l.block_table + reqs * (size_t)h->max_blocks) - buffer);
+    assert((uint8_t *)(l.block_table + reqs * (size_t)h->max_blocks) == buffer + batch_bytes(h));
     return l;
 }
 
@@ -99,7 +105,7 @@ static size_t largest_batch_bytes(const qr_ranks_config *c)
                     .num_reqs = c->max_seqs,
                     .num_samples = c->max_tokens,
                     .max_blocks = (c->max_context + c->kv.block_size - 1) / c->kv.block_size};
-    return lay_out(&h, NULL).bytes;
+    return batch_bytes(&h);
 }
 
 static void put(int32_t *to, const int32_t *from, int count) { memcpy(to, from, (size_t)count * sizeof *to); }
@@ -120,13 +126,13 @@ static void send_batch(qr_ranks *r, const head *h, const qr_batch *b)
     for (int i = 0; i < b->num_reqs; i++)
         put(l.block_table + (size_t)i * (size_t)h->max_blocks, b->block_table + (size_t)i * (size_t)b->max_blocks,
             (b->seq_lens[i] + r->config.kv.block_size - 1) / r->config.kv.block_size);
-    r->comm->broadcast(r->comm, r->buffer, l.bytes);
+    r->comm->broadcast(r->comm, r->buffer, batch_bytes(h));
 }
 
 static qr_batch receive_batch(qr_ranks *r, const head *h)
 {
     const layout l = lay_out(h, r->buffer);
-    r->comm->broadcast(r->comm, r->buffer, l.bytes);
+    r->comm->broadcast(r->comm, r->buffer, batch_bytes(h));
     return (qr_batch){.num_tokens = h->num_tokens,
                       .num_reqs = h->num_reqs,
                       .num_samples = h->num_samples,

@@ -46,6 +46,12 @@ def install_use_uninstall():
         for name in ("bin/quire", "include/quire.h", "lib/libquire.a", "lib/libquire.so", "lib/libquire.so.0",
                      "lib/pkgconfig/quire.pc", "share/man/man1/quire.1", "share/doc/quire/LICENSE"):
             assert name in files, f"{name} is not installed; there is {files}"
+        has_mpi = (ROOT / "build/libquire-mpi.so").exists()
+        assert ("lib/libquire-mpi.so" in files) == has_mpi, files
+        if has_mpi:  # found from the program's place; a run without mpirun is one process
+            said = run(prefix / "bin/quire", "generate", "tests/golden/tiny/llama", "--prompt", "x", "-tp", "2",
+                       check=False).stdout
+            assert "there is 1 process" in said, said
 
         env = {"PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig"), "PKG_CONFIG_SYSROOT_DIR": str(dest),
                "LD_LIBRARY_PATH": str(prefix / "lib")}
