@@ -141,6 +141,7 @@ class Quire(Peer):
 
 class LlamaCpp(Peer):
     name = "llama.cpp"
+    build_examples = "OFF"
 
     def folder(self):
         return self.work / "llama.cpp"
@@ -158,7 +159,8 @@ class LlamaCpp(Peer):
                 archive.extractall(self.work / "source")
         if not (self.folder() / "bin" / "llama-quantize").exists():
             run("cmake", "-S", self.source(), "-B", self.folder(), "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON",
-                "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF")
+                "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF", "-DLLAMA_BUILD_TESTS=OFF",
+                f"-DLLAMA_BUILD_EXAMPLES={self.build_examples}")
             run("cmake", "--build", self.folder(), "-j", self.threads, "--target", "llama-server", "llama-bench",
                 "llama-quantize")
 
@@ -175,6 +177,7 @@ class LlamaCpp(Peer):
 
 class IkLlamaCpp(LlamaCpp):
     name = "ik_llama.cpp"
+    build_examples = "ON"  # its server and tools lie there
 
     def __init__(self, work, threads, checkout):
         super().__init__(work, threads)
