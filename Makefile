@@ -152,7 +152,7 @@ $(BUILD)/libquire-cuda.so: $(CUDA_OBJ)
 
 # The same sources as C++ for this processor, over the emulation in tests/cuda_shim.
 SHIM_CXXFLAGS = -std=c++17 $(WARN) -Wno-unknown-pragmas -ffp-contract=off -march=native -fvisibility=hidden -fPIC -pthread -Iinclude -Isrc \
-                -Itests/cuda_shim $(CFLAGS)
+                -Itests/cuda_shim $(CFLAGS) $(SHIM_SAN)
 
 $(BUILD)/shim/%.o: % $(BUILD)/flags
 	@mkdir -p $(@D)
@@ -185,11 +185,13 @@ fuzzers: $(FUZZERS)
 # QUIRE_CHECKS: the engine recounts the scheduler's books whenever it falls idle.
 CLANG ?= clang-14
 SAN = PLAIN=$(BUILD) CC=$(CLANG) CXX=$(CLANG:clang%=clang++%) CFLAGS="-O1 -g -DQUIRE_CHECKS -fno-omit-frame-pointer -fno-sanitize-recover=all
+# SHIM_SAN: checks that the runtime of a C program lacks, and one that maps memory for each of the shim's fibers.
 asan: $(VECTOR_OBJ) ## build-asan/: the program, tests and fuzz targets with AddressSanitizer and UBSan (clang)
 	@$(MAKE) --no-print-directory -k BUILD=build-asan $(SAN) -fsanitize=address,undefined,fuzzer-no-link" \
+	    SHIM_SAN="-fno-sanitize=function,vptr -fsanitize-address-use-after-return=never" \
 	    LDFLAGS=-fsanitize=address,undefined build-asan/quire $(TESTS:$(BUILD)/%=build-asan/%) $(FUZZERS:$(BUILD)/%=build-asan/%)
 
-TSAN_TESTS := $(filter-out %_golden,$(filter %/test_base $(BUILD)/tests/test_engine% $(BUILD)/tests/test_server%,$(TESTS)))
+TSAN_TESTS := $(filter-out %_golden %_cuda,$(filter %/test_base $(BUILD)/tests/test_engine% $(BUILD)/tests/test_server%,$(TESTS)))
 tsan: $(VECTOR_OBJ) ## build-tsan/: the tests that have threads, with ThreadSanitizer (clang)
 	@$(MAKE) --no-print-directory -k BUILD=build-tsan $(SAN) -fsanitize=thread" LDFLAGS=-fsanitize=thread \
 	    $(TSAN_TESTS:$(BUILD)/%=build-tsan/%)

@@ -311,13 +311,6 @@ static void kv_write_block(qr_backend *be, qr_kv_cache *cache, int32_t block_id,
     cuda(be)->api->write(cuda(be)->dev, block_at(cache, block_id), src, cache->kv.block_bytes);
 }
 
-/* The device's memory is there from the start. */
-static bool kv_warm(qr_backend *be, qr_kv_cache *cache)
-{
-    (void)be, (void)cache;
-    return false;
-}
-
 /* The cache as kernels of one layer see it. */
 static qr_cuda_kv layer_kv(const qr_kv_cache *cache, int layer)
 {
@@ -538,7 +531,6 @@ static const qr_backend_ops cuda_ops = {.destroy = destroy,
                                         .kv_copy_blocks = kv_copy_blocks,
                                         .kv_read_block = kv_read_block,
                                         .kv_write_block = kv_write_block,
-                                        .kv_warm = kv_warm,
                                         .batch_begin = batch_begin,
                                         .embed = embed,
                                         .rms_norm = rms_norm,
