@@ -61,9 +61,8 @@ static void swizzled_chunks_neither_meet_nor_share_banks(void **state)
     }
 }
 
-/* One product D = A B of a warp through shared memory: A [16][16], B' [8 columns of B][16] and B [16][16 columns], as
- * the kernels load q, K and V. */
-static __global__ void fragment_product(const uint16_t *a, const uint16_t *b, float *rows, float *transposed)
+/* One product A B of a warp through shared memory, both [16][16], as the kernels load q, K and V. */
+static __global__ void fragment_product(const uint16_t *a, const uint16_t *b, float *out)
 {
     QR_DYNAMIC_SHARED(uint4, shared);
     int lane = (int)threadIdx.x;
@@ -72,17 +71,11 @@ static __global__ void fragment_product(const uint16_t *a, const uint16_t *b, fl
     __syncwarp();
     uint32_t af[4], bf[4];
     qr_ldmatrix_x4(af, &shared[qr_ldmatrix_a_row(lane) * 2 + qr_ldmatrix_a_chunk(lane)]);
-    qr_ldmatrix_x4(bf, &shared[32 + qr_ldmatrix_b_row(lane) * 2 + qr_ldmatrix_b_chunk(lane)]);
-    for (int n = 0; n < 2; n++) {
-        float d[4] = {0, 0, 0, 0};
-        qr_mma_f16(d, af, bf + 2 * n);
-        for (int i = 0; i < 4; i++) rows[qr_mma_d_row(lane, i) * 16 + 8 * n + qr_mma_d_col(lane, i)] = d[i];
-    }
     qr_ldmatrix_x4_trans(bf, &shared[32 + qr_ldmatrix_a_row(lane) * 2 + qr_ldmatrix_a_chunk(lane)]);
     for (int n = 0; n < 2; n++) {
         float d[4] = {0, 0, 0, 0};
         qr_mma_f16(d, af, bf + 2 * n);
-        for (int i = 0; i < 4; i++) transposed[qr_mma_d_row(lane, i) * 16 + 8 * n + qr_mma_d_col(lane, i)] = d[i];
+        for (int i = 0; i < 4; i++) out[qr_mma_d_row(lane, i) * 16 + 8 * n + qr_mma_d_col(lane, i)] = d[i];
     }
 }
 
@@ -90,27 +83,23 @@ static void fragments_are_where_mma_wants_them(void **state)
 {
     (void)state;
     uint16_t a[256], b[256];
-    float rows[256], transposed[256];
+    float out[256];
     for (int i = 0; i < 256; i++) {
         a[i] = qr_f32_to_f16((float)random_int(-8, 8));
         b[i] = qr_f32_to_f16((float)random_int(-8, 8));
     }
-    void *da = to_device(a, sizeof a), *db = to_device(b, sizeof b);
-    void *dr = to_device(rows, sizeof rows), *dt = to_device(transposed, sizeof transposed);
-    QR_LAUNCH(fragment_product, dim3(1), dim3(32), 1024, NULL, (const uint16_t *)da, (const uint16_t *)db, (float *)dr,
-              (float *)dt);
-    assert_int_equal(cudaMemcpy(rows, dr, sizeof rows, cudaMemcpyDeviceToHost), cudaSuccess);
-    assert_int_equal(cudaMemcpy(transposed, dt, sizeof transposed, cudaMemcpyDeviceToHost), cudaSuccess);
+    void *device_a = to_device(a, sizeof a), *device_b = to_device(b, sizeof b),
+         *device_out = to_device(out, sizeof out);
+    QR_LAUNCH(fragment_product, dim3(1), dim3(32), 1024, NULL, (const uint16_t *)device_a, (const uint16_t *)device_b,
+              (float *)device_out);
+    assert_int_equal(cudaMemcpy(out, device_out, sizeof out, cudaMemcpyDeviceToHost), cudaSuccess);
     for (int m = 0; m < 16; m++)
         for (int n = 0; n < 16; n++) {
-            float by_rows = 0, by_columns = 0;
-            for (int k = 0; k < 16; k++) {
-                by_rows += qr_f16_to_f32(a[16 * m + k]) * qr_f16_to_f32(b[16 * n + k]);
-                by_columns += qr_f16_to_f32(a[16 * m + k]) * qr_f16_to_f32(b[16 * k + n]);
-            }
-            assert_true(rows[16 * m + n] == by_rows && transposed[16 * m + n] == by_columns);
+            float sum = 0;
+            for (int k = 0; k < 16; k++) sum += qr_f16_to_f32(a[16 * m + k]) * qr_f16_to_f32(b[16 * k + n]);
+            assert_true(out[16 * m + n] == sum);
         }
-    cudaFree(da), cudaFree(db), cudaFree(dr), cudaFree(dt);
+    cudaFree(device_a), cudaFree(device_b), cudaFree(device_out);
 }
 
 static void masks_and_addresses(void **state)
@@ -122,8 +111,12 @@ static void masks_and_addresses(void **state)
                 assert_int_equal(qr_sees(position, key, window),
                                  key <= position && (window == 0 || key > position - window));
     const int32_t table[] = {7, 2, 1 << 20};
-    assert_int_equal(qr_paged_offset(table, 21, 16, 1000, 10), 2 * 1000 + 5 * 10);
-    assert_true(qr_paged_offset(table, 32, 16, 1 << 20, 10) == (int64_t)1 << 40);
+    assert_int_equal(qr_paged_offset(table, 21, 4, 1000), 2 * 1000);
+    assert_true(qr_paged_offset(table, 32, 4, 1 << 20) == (int64_t)1 << 40);
+    assert_int_equal(qr_key_offset(3, 21, 4, 2), (3 * 16 + 5) * 2);
+    assert_true(qr_mma_attention_supported(128, QR_KV_F16, 8) && qr_mma_attention_supported(96, QR_KV_INT8, 16));
+    assert_false(qr_mma_attention_supported(80, QR_KV_F16, 16) || qr_mma_attention_supported(64, QR_KV_INT8, 8) ||
+                 qr_mma_attention_supported(64, QR_KV_F32, 16));
 }
 
 static void plan_covers_every_row_and_segment_once(void **state)
@@ -302,7 +295,11 @@ static void make_cache(const problem *p, const way *w, cache *c)
                     uint8_t *head =
                         host + c->table[r * c->max_blocks + t / bs] * c->block_bytes + (int64_t)h * c->head_bytes;
                     size_t row = (size_t)(t * KV_HEADS + h);
-                    memcpy(head + (size_t)(t % bs) * row_bytes, p->codes[kv][r] + row * row_bytes, row_bytes);
+                    const uint8_t *values = p->codes[kv][r] + row * row_bytes;
+                    if (kv == 1) memcpy(head + (size_t)(t % bs) * row_bytes, values, row_bytes);
+                    for (int d = 0; kv == 0 && d < p->head_size; d++)
+                        memcpy(head + (size_t)(d * bs + t % bs) * elem_bytes(p), values + (size_t)d * elem_bytes(p),
+                               elem_bytes(p));
                     if (p->dtype == QR_KV_INT8)
                         memcpy(head + (size_t)bs * row_bytes + 2 * (t % bs), &p->scales[kv][r][row], 2);
                 }
@@ -402,6 +399,13 @@ static void assert_reference(const problem *p, float **out)
 
 /* Contexts of one and of several segments, rows that fill an mma or not, whole prompts and their last tokens. */
 static const shape shapes[] = {
+    {.group = 1,
+     .head_size = 64,
+     .window = 100,
+     .num_reqs = 1,
+     .lens = {166},
+     .from = {164},
+     .dtype = QR_KV_F16}, /* from 65, 66 on */
     {.group = 4, .head_size = 64, .window = 0, .num_reqs = 2, .lens = {90, 41}, .from = {0, 0}, .dtype = QR_KV_F16},
     {.group = 1,
      .head_size = 128,
@@ -454,10 +458,10 @@ static void attention_is_right_in_every_way(void **state)
             first[r] = (float *)malloc(bytes[r]);
             out[r] = (float *)malloc(bytes[r]);
         }
-        const way prefill = {16, MAX_CONTEXT, true};
+        const way prefill = {64, MAX_CONTEXT, true};
         run_way(&p, &prefill, first);
         assert_reference(&p, first);
-        const way ways[] = {{8, 1, true}, {32, 11, false}, {128, 3, true}};
+        const way ways[] = {{p.dtype == QR_KV_F16 ? 8 : 16, 1, true}, {32, 11, false}, {128, 3, true}};
         for (const way &w : ways) {
             for (int r = 0; r < p.num_reqs; r++) memset(out[r], 0xFF, bytes[r]);
             run_way(&p, &w, out);

@@ -21,5 +21,12 @@ static inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y)
     return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
 }
 static inline float2 __bfloat1622float2(__nv_bfloat162 h) { return {__bfloat162float(h.x), __bfloat162float(h.y)}; }
+static inline uint32_t qr_sub_bf16x2(uint32_t a, uint32_t b)
+{
+    uint32_t d = 0;
+    for (int i = 0; i < 32; i += 16)
+        d |= (uint32_t)qr_f32_to_bf16(qr_bf16_to_f32((uint16_t)(a >> i)) - qr_bf16_to_f32((uint16_t)(b >> i))) << i;
+    return d;
+}
 
 #endif

@@ -5,8 +5,9 @@
  *
  * Stricter than a GPU: a warp-wide operation that not all 32 lanes reach, or that they reach at different places, a
  * barrier that a thread has left behind, limits of launch and shared memory: each ends the program with a message.
- * The order in which threads take turns alternates from launch to launch, cp.async copies as late as it may, dynamic
- * shared memory starts as NaN: what forgets to wait or to initialise is seen. A warp's lanes do not run in step.
+ * The order in which threads take turns alternates from launch to launch, cp.async copies as late as it may in two
+ * launches and at once in the next two, dynamic shared memory starts as NaN: what forgets to wait or to initialise is
+ * seen. A warp's lanes do not run in step.
  * Device memory is malloc's, so AddressSanitizer sees what leaves its buffer. Streams run at once, in order.
  *
  * Threads: several may launch; each has its own fibers and shared memory.

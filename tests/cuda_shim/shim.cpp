@@ -1,6 +1,7 @@
 /* cuda_shim: fibers, the warp-wide operations, and the runtime's calls. */
 #include "cuda_runtime.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -414,6 +415,7 @@ void qr_cp_async_16(void *shared, const void *global, bool valid)
     if ((uintptr_t)shared % 16 != 0 || (uintptr_t)global % 16 != 0) die("cp.async: not 16-byte aligned", "");
     if (t->num_copies == MAX_COPIES) die("more cp.async under way than the shim keeps", "");
     t->copies[t->num_copies++] = {shared, global, valid, t->group};
+    if (eng->launches & 2) finish_copies(t, INT_MAX); /* at once: before the others have read what was there */
 }
 void qr_cp_async_commit(void) { eng->self->group++; }
 void shim_cp_async_wait(int pending) { finish_copies(eng->self, eng->self->group - pending); }

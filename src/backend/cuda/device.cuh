@@ -110,6 +110,14 @@ static __device__ __forceinline__ void qr_ldmatrix_x4_trans(uint32_t r[4], const
                  : "memory");
 }
 
+/* a - b of two bfloat16 each, rounded to nearest */
+static __device__ __forceinline__ uint32_t qr_sub_bf16x2(uint32_t a, uint32_t b)
+{
+    uint32_t d; /* b * -1 + a */
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(b), "r"(0xBF80BF80u), "r"(a));
+    return d;
+}
+
 /* 2^x to about two units in the last place; results below 2^-126 are 0. 2^0 is 1. */
 static __device__ __forceinline__ float qr_exp2(float x)
 {

@@ -25,6 +25,7 @@ static __device__ __forceinline__ qr_mma_work describe_work(const qr_mma_attenti
     w.begin = qr_first_key(w.first_position, a.window);
     w.end = a.seq_lens[req];
     w.table = a.block_table + (int64_t)req * a.max_blocks;
+    w.block_shift = __ffs(a.block_size) - 1;
     w.k = a.k + w.kv_head * a.head_bytes;
     w.v = a.v + w.kv_head * a.head_bytes;
     return w;

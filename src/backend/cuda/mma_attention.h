@@ -45,8 +45,8 @@ typedef struct qr_mma_plan {
     int decode_rows; /* most rows of a decode request */
 } qr_mma_plan;
 
-/* Head sizes and types that the kernels take. */
-bool qr_mma_attention_supported(int head_size, qr_kv_dtype dtype);
+/* What the kernels take: head sizes 64, 96, 128, 256, not F32, blocks of 16 bytes of keys at least. */
+bool qr_mma_attention_supported(int head_size, qr_kv_dtype dtype, int block_size);
 
 /* Rows of a prefill block: what its registers hold. */
 static inline int qr_mma_prefill_rows(int head_size) { return head_size <= 128 ? 128 : 64; }
@@ -67,10 +67,10 @@ typedef struct qr_mma_attention {
     int num_heads, num_kv_heads, head_size;
     float scale;
     int window;
-    /* the layer's cache: K and V of head 0 in block 0; a head's rows of a block are row after row, scales behind them
-     */
-    const uint8_t *k, *v; /* 16-byte aligned, as are the steps between blocks and heads */
-    int64_t block_bytes, head_bytes;
+    /* the layer's cache, laid out as the CPU's: of a head in a block K [head_size][block_size], V
+     * [block_size][head_size], INT8's scales f16 [block_size] behind each */
+    const uint8_t *k, *v;            /* of head 0 in block 0; 16-byte aligned, as are the steps */
+    int64_t block_bytes, head_bytes; /* from block to block, from head to head */
     qr_kv_dtype dtype;
     int block_size;
     /* the batch */

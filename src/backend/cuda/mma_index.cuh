@@ -21,16 +21,23 @@ QR_INDEX int qr_swizzle(int row, int chunk, int chunks)
     return row * chunks + (chunks % 8 == 0 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3));
 }
 
-/* ldmatrix.x4 by lane: matrix lane / 8, its row lane % 8. The matrices in the order of A's registers (rows below each
- * other first), or of two columns of B's (the halves of k first). */
+/* ldmatrix.x4 by lane: matrix lane / 8, its row lane % 8. The matrices as A's registers, or, transposed, as those
+ * of two columns of B: those below each other first. */
 QR_INDEX int qr_ldmatrix_a_row(int lane) { return lane & 15; }
 QR_INDEX int qr_ldmatrix_a_chunk(int lane) { return lane >> 4; }
-QR_INDEX int qr_ldmatrix_b_row(int lane) { return (lane >> 4) * 8 + (lane & 7); }
-QR_INDEX int qr_ldmatrix_b_chunk(int lane) { return lane >> 3 & 1; }
+
+/* Element of the 16 x 16 A that half e (0, 1) of a[i] of a lane is. */
+QR_INDEX int qr_mma_a_row(int lane, int i) { return (lane >> 2) + (i & 1) * 8; }
+QR_INDEX int qr_mma_a_col(int lane, int i, int e) { return (lane & 3) * 2 + e + (i >> 1) * 8; }
 
 /* Element of the 16 x 8 result that d[i] of a lane is. */
 QR_INDEX int qr_mma_d_row(int lane, int i) { return (lane >> 2) + (i >> 1) * 8; }
 QR_INDEX int qr_mma_d_col(int lane, int i) { return (lane & 3) * 2 + (i & 1); }
+
+/* Packed weights (mma_linear.h): where a lane's codes of a step of 16 columns begin in a unit of 8 steps, in bytes. */
+QR_INDEX int qr_unit_offset_16bit(int step, int lane) { return step * 512 + lane * 16; }
+QR_INDEX int qr_unit_offset_8bit(int step, int lane) { return step / 2 * 512 + lane * 16 + step % 2 * 8; }
+QR_INDEX int qr_unit_offset_4bit(int step, int lane) { return step / 4 * 512 + lane * 16 + step % 4 * 4; }
 
 /* First key position that a query at `position` sees. The last is its own. */
 QR_INDEX int qr_first_key(int position, int window)
@@ -43,11 +50,16 @@ QR_INDEX bool qr_sees(int position, int key, int window)
     return key <= position && key >= qr_first_key(position, window);
 }
 
-/* Bytes from a cache's first block to a token's row of one head. */
-QR_INDEX int64_t qr_paged_offset(const int32_t *block_table, int position, int block_size, int64_t block_bytes,
-                                 int row_bytes)
+/* Bytes from a cache's first block to a position's. Blocks have 1 << block_shift slots. */
+QR_INDEX int64_t qr_paged_offset(const int32_t *block_table, int position, int block_shift, int64_t block_bytes)
 {
-    return block_table[position / block_size] * block_bytes + (int64_t)(position % block_size) * row_bytes;
+    return block_table[position >> block_shift] * block_bytes;
+}
+
+/* Bytes from K of a head in a block, [head_size][slots], to a dimension of a position's key. */
+QR_INDEX int qr_key_offset(int dim, int position, int block_shift, int bytes)
+{
+    return ((dim << block_shift) + (position & ((1 << block_shift) - 1))) * bytes;
 }
 
 #endif

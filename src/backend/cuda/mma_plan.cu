@@ -1,10 +1,10 @@
 /* The cutting of a batch into the pieces of work of mma_attention.h. */
 #include "backend/cuda/mma_attention.h"
 
-bool qr_mma_attention_supported(int head_size, qr_kv_dtype dtype)
+bool qr_mma_attention_supported(int head_size, qr_kv_dtype dtype, int block_size)
 {
     bool size = head_size == 64 || head_size == 96 || head_size == 128 || head_size == 256;
-    return size && dtype != QR_KV_F32;
+    return size && dtype != QR_KV_F32 && (dtype == QR_KV_F16 ? block_size >= 8 : block_size >= 16);
 }
 
 static int ceil_div(int64_t a, int64_t b) { return (int)((a + b - 1) / b); }

@@ -1,9 +1,9 @@
 /* mma_tile: what one warp does with a tile of 64 keys for 16 RT query rows, and how tiles come to shared memory.
  *
- *   shared   q [rows][HD] f16 | two tiles [64][HD] f16                                  float16 cache: K, V
- *                             | codes of K, of V [64][HD] | one tile | scales K, V      8-bit caches: K, V in turn
+ *   shared   q [rows][HD] f16 | K [HD][64] f16 | V [64][HD] f16                    float16 cache
+ *                             | codes of K, V | one of both in turn | scales K, V   8-bit caches
  *
- * Rows of HD values are swizzled (mma_index.cuh), codes are not. A warp's registers: o [16 RT][HD] and s [16 RT][64] as
+ * Tiles of float16 are swizzled (mma_index.cuh), codes are not. A warp's registers: o [16 RT][HD] and s [16 RT][64] as
  * results of mma, and per lane the maximum and its part of the sum of rows lane / 4 and lane / 4 + 8. */
 #ifndef QR_BACKEND_CUDA_MMA_TILE_CUH
 #define QR_BACKEND_CUDA_MMA_TILE_CUH
@@ -23,6 +23,7 @@ typedef struct qr_mma_work {
     int first_position;     /* of the request's first new token */
     int begin, end;         /* keys that some row of the block sees, within what the block does */
     const int32_t *table;
+    int block_shift;
     const uint8_t *k, *v; /* the head's, in block 0 */
 } qr_mma_work;
 
@@ -70,40 +71,86 @@ static __device__ __forceinline__ void qr_load_queries(const qr_mma_attention &a
     }
 }
 
-/* Ask for rows [start, start + 64) of K or V (base), in the block's range, as they are stored. */
+/* Ask for the scales of keys [start, start + 64), behind the HD values of each: eight at a time, never of two blocks.
+ */
 template <int HD>
-static __device__ __forceinline__ void qr_fetch_tile(const qr_mma_attention &a, const qr_mma_work &w,
-                                                     const uint8_t *base, int start, uint4 *tile, uint4 *scales,
-                                                     int thread, int threads)
+static __device__ __forceinline__ void qr_fetch_scales(const qr_mma_attention &a, const qr_mma_work &w,
+                                                       const uint8_t *base, int start, uint4 *scales, int thread,
+                                                       int threads)
 {
-    bool codes = a.dtype != QR_KV_F16;
-    int chunks = codes ? HD / 16 : HD / 8, row_bytes = chunks * 16;
-    for (int i = thread; i < QR_MMA_KEYS * chunks; i += threads) {
-        int key = i / chunks, chunk = i % chunks, position = start + key;
-        bool valid = position >= w.begin && position < w.end;
-        const uint8_t *row =
-            valid ? base + qr_paged_offset(w.table, position, a.block_size, a.block_bytes, row_bytes) : base;
-        qr_cp_async_16(&tile[codes ? i : qr_swizzle(key, chunk, HD / 8)], row + chunk * 16, valid);
-    }
-    if (a.dtype != QR_KV_INT8) return;
-    for (int i = thread; i < QR_MMA_KEYS / 8; i += threads) { /* eight keys' scales: never of two blocks */
+    for (int i = thread; i < QR_MMA_KEYS / 8; i += threads) {
         int position = start + 8 * i;
         bool valid = position + 8 > w.begin && position < w.end;
-        const uint8_t *row = base;
-        if (valid)
-            row += qr_paged_offset(w.table, position, a.block_size, a.block_bytes, 2) + (int64_t)a.block_size * HD;
-        qr_cp_async_16(&scales[i], row, valid);
+        int64_t at = valid ? qr_paged_offset(w.table, position, w.block_shift, a.block_bytes) + (HD << w.block_shift) +
+                                 qr_key_offset(0, position, w.block_shift, 2)
+                           : 0;
+        qr_cp_async_16(&scales[i], base + at, valid);
     }
 }
 
-/* Two codes as float16: INT8 times the scale; E5M2 as they are; E4M3 times 2^-8. x has four codes, pair 0 or 1. */
-static __device__ __forceinline__ uint32_t qr_decode_pair(qr_kv_dtype dtype, uint32_t x, int pair, float d)
+/* Ask for K of keys [start, start + 64), as stored: chunks of 16 bytes of one dimension. Whole chunks, so keys out of
+ * the block's range may come with them: their scores are masked, whatever they are. */
+template <int HD, int BYTES>
+static __device__ __forceinline__ void qr_fetch_keys(const qr_mma_attention &a, const qr_mma_work &w, int start,
+                                                     uint4 *tile, int thread, int threads)
+{
+    constexpr int keys = 16 / BYTES, chunks = QR_MMA_KEYS / keys;
+    for (int i = thread; i < HD * chunks; i += threads) {
+        int dim = i / chunks, chunk = i % chunks, position = start + chunk * keys;
+        bool valid = position + keys > w.begin && position < w.end;
+        int64_t at = valid ? qr_paged_offset(w.table, position, w.block_shift, a.block_bytes) +
+                                 qr_key_offset(dim, position, w.block_shift, BYTES)
+                           : 0;
+        qr_cp_async_16(&tile[BYTES == 1 ? i : qr_swizzle(dim, chunk, QR_KEY_COLS)], w.k + at, valid);
+    }
+}
+
+/* Ask for V of keys [start, start + 64), as stored: chunks of a key's row; zeros out of the block's range. */
+template <int HD, int BYTES>
+static __device__ __forceinline__ void qr_fetch_values(const qr_mma_attention &a, const qr_mma_work &w, int start,
+                                                       uint4 *tile, int thread, int threads)
+{
+    constexpr int chunks = HD * BYTES / 16;
+    for (int i = thread; i < QR_MMA_KEYS * chunks; i += threads) {
+        int key = i / chunks, chunk = i % chunks, position = start + key;
+        bool valid = position >= w.begin && position < w.end;
+        int64_t at = valid ? qr_paged_offset(w.table, position, w.block_shift, a.block_bytes) +
+                                 (position & ((1 << w.block_shift) - 1)) * HD * BYTES + chunk * 16
+                           : 0;
+        qr_cp_async_16(&tile[BYTES == 1 ? i : qr_swizzle(key, chunk, HD / 8)], w.v + at, valid);
+    }
+}
+
+/* Either, with its scales, as a group of its own. */
+template <int HD, bool V>
+static __device__ __forceinline__ void qr_fetch(const qr_mma_attention &a, const qr_mma_work &w, int start, uint4 *tile,
+                                                uint4 *scales, int thread, int threads)
+{
+    if (start < w.end) {
+        if (a.dtype == QR_KV_F16) {
+            if (V)
+                qr_fetch_values<HD, 2>(a, w, start, tile, thread, threads);
+            else
+                qr_fetch_keys<HD, 2>(a, w, start, tile, thread, threads);
+        } else {
+            if (V)
+                qr_fetch_values<HD, 1>(a, w, start, tile, thread, threads);
+            else
+                qr_fetch_keys<HD, 1>(a, w, start, tile, thread, threads);
+            if (a.dtype == QR_KV_INT8) qr_fetch_scales<HD>(a, w, V ? w.v : w.k, start, scales, thread, threads);
+        }
+    }
+    qr_cp_async_commit();
+}
+
+/* Two codes as float16: INT8 times the scales; E5M2 as they are; E4M3 times 2^-8. x has four codes, pair 0 or 1. */
+static __device__ __forceinline__ uint32_t qr_decode_pair(qr_kv_dtype dtype, uint32_t x, int pair, float2 d)
 {
     if (dtype == QR_KV_INT8) { /* 32768 + (code + 128), less 32896: exact, as is 32896 d */
         uint32_t u = x ^ 0x80808080u;
         float low = __uint_as_float(__byte_perm(u, 0x47000000u, pair ? 0x7424 : 0x7404));
         float high = __uint_as_float(__byte_perm(u, 0x47000000u, pair ? 0x7434 : 0x7414));
-        return qr_pack_f16(fmaf(low, d, -32896.0f * d), fmaf(high, d, -32896.0f * d));
+        return qr_pack_f16(fmaf(low, d.x, -32896.0f * d.x), fmaf(high, d.y, -32896.0f * d.y));
     }
     uint32_t y = __byte_perm(x, 0, pair ? 0x3424 : 0x1404); /* codes in the upper bytes of two halves */
     if (dtype == QR_KV_FP8_E5M2) return y;
@@ -111,23 +158,49 @@ static __device__ __forceinline__ uint32_t qr_decode_pair(qr_kv_dtype dtype, uin
     return (y & 0x80008000u) | magnitude | ((magnitude + 0x00800080u) & 0x40004000u);
 }
 
-/* 8-bit codes to a tile of float16; zeros out of the block's range. */
-template <int HD>
-static __device__ __forceinline__ void qr_decode_tile(const qr_mma_attention &a, const qr_mma_work &w, int start,
-                                                      const uint4 *codes, const uint4 *scales, uint4 *tile, int thread,
-                                                      int threads)
+/* Eight codes to a chunk of float16; d: their scales, or all the first. */
+static __device__ __forceinline__ uint4 qr_decode_eight(qr_kv_dtype dtype, uint32_t low, uint32_t high,
+                                                        const __half2 *d, bool one_scale)
 {
-    const __half *d = reinterpret_cast<const __half *>(scales);
+    float2 scale[4];
+    QR_UNROLL
+    for (int i = 0; i < 4; i++) {
+        scale[i] = make_float2(0, 0);
+        if (dtype == QR_KV_INT8) scale[i] = __half22float2(d[one_scale ? 0 : i]);
+        if (one_scale) scale[i].y = scale[i].x;
+    }
+    return make_uint4(qr_decode_pair(dtype, low, 0, scale[0]), qr_decode_pair(dtype, low, 1, scale[1]),
+                      qr_decode_pair(dtype, high, 0, scale[2]), qr_decode_pair(dtype, high, 1, scale[3]));
+}
+
+/* K's codes, 16 keys of a dimension at a time, to a tile [HD][64]. */
+template <int HD>
+static __device__ __forceinline__ void qr_decode_keys(qr_kv_dtype dtype, const uint4 *codes, const uint4 *scales,
+                                                      uint4 *tile, int thread, int threads)
+{
+    for (int i = thread; i < HD * (QR_MMA_KEYS / 16); i += threads) {
+        int dim = i / (QR_MMA_KEYS / 16), chunk = i % (QR_MMA_KEYS / 16);
+        const __half2 *d = reinterpret_cast<const __half2 *>(scales) + 8 * chunk;
+        uint4 x = codes[i];
+        tile[qr_swizzle(dim, 2 * chunk, QR_KEY_COLS)] = qr_decode_eight(dtype, x.x, x.y, d, false);
+        tile[qr_swizzle(dim, 2 * chunk + 1, QR_KEY_COLS)] = qr_decode_eight(dtype, x.z, x.w, d + 4, false);
+    }
+}
+
+/* V's codes, 16 dimensions of a key at a time, to a tile [64][HD]; zeros out of the block's range. */
+template <int HD>
+static __device__ __forceinline__ void qr_decode_values(qr_kv_dtype dtype, const qr_mma_work &w, int start,
+                                                        const uint4 *codes, const uint4 *scales, uint4 *tile,
+                                                        int thread, int threads)
+{
     for (int i = thread; i < QR_MMA_KEYS * (HD / 16); i += threads) {
         int key = i / (HD / 16), chunk = i % (HD / 16), position = start + key;
-        bool valid = position >= w.begin && position < w.end;
+        __half d = reinterpret_cast<const __half *>(scales)[key];
+        __half2 both = __halves2half2(d, d);
         uint4 x = codes[i], low = make_uint4(0, 0, 0, 0), high = low;
-        if (valid) {
-            float scale = a.dtype == QR_KV_INT8 ? __half2float(d[key]) : 0;
-            low = make_uint4(qr_decode_pair(a.dtype, x.x, 0, scale), qr_decode_pair(a.dtype, x.x, 1, scale),
-                             qr_decode_pair(a.dtype, x.y, 0, scale), qr_decode_pair(a.dtype, x.y, 1, scale));
-            high = make_uint4(qr_decode_pair(a.dtype, x.z, 0, scale), qr_decode_pair(a.dtype, x.z, 1, scale),
-                              qr_decode_pair(a.dtype, x.w, 0, scale), qr_decode_pair(a.dtype, x.w, 1, scale));
+        if (position >= w.begin && position < w.end) {
+            low = qr_decode_eight(dtype, x.x, x.y, &both, true);
+            high = qr_decode_eight(dtype, x.z, x.w, &both, true);
         }
         tile[qr_swizzle(key, 2 * chunk, HD / 8)] = low;
         tile[qr_swizzle(key, 2 * chunk + 1, HD / 8)] = high;
@@ -136,7 +209,7 @@ static __device__ __forceinline__ void qr_decode_tile(const qr_mma_attention &a,
 
 /* ---- one warp, one tile */
 
-/* s = q K^T for rows q_row .. of q */
+/* s = q K for rows q_row .. of q, K [HD][64] */
 template <int HD, int RT>
 static __device__ __forceinline__ void qr_scores(const uint4 *q, int q_row, const uint4 *k,
                                                  float (&s)[RT][QR_KEY_COLS][4], int lane)
@@ -155,8 +228,8 @@ static __device__ __forceinline__ void qr_scores(const uint4 *q, int q_row, cons
         QR_UNROLL
         for (int n = 0; n < QR_KEY_COLS; n += 2) {
             uint32_t kb[4];
-            qr_ldmatrix_x4(
-                kb, &k[qr_swizzle(8 * n + qr_ldmatrix_b_row(lane), 2 * step + qr_ldmatrix_b_chunk(lane), HD / 8)]);
+            qr_ldmatrix_x4_trans(
+                kb, &k[qr_swizzle(16 * step + qr_ldmatrix_a_row(lane), n + qr_ldmatrix_a_chunk(lane), QR_KEY_COLS)]);
             QR_UNROLL
             for (int rt = 0; rt < RT; rt++) {
                 qr_mma_f16(s[rt][n], qa[rt], kb);
@@ -275,10 +348,8 @@ static __device__ __forceinline__ void qr_attend(const qr_mma_attention &a, cons
     qr_mma_state<HD, RT> state;
     qr_clear_state(state);
     int start = w.begin / QR_MMA_KEYS * QR_MMA_KEYS;
-    qr_fetch_tile<HD>(a, w, w.k, start, fetch_k, k_scales, thread, threads);
-    qr_cp_async_commit();
-    qr_fetch_tile<HD>(a, w, w.v, start, fetch_v, v_scales, thread, threads);
-    qr_cp_async_commit();
+    qr_fetch<HD, false>(a, w, start, fetch_k, k_scales, thread, threads);
+    qr_fetch<HD, true>(a, w, start, fetch_v, v_scales, thread, threads);
     qr_load_queries<HD>(a, w, 16 * RT * WARPS, q, thread, threads);
     for (; start < w.end; start += QR_MMA_KEYS) {
         int next = start + QR_MMA_KEYS;
@@ -289,25 +360,23 @@ static __device__ __forceinline__ void qr_attend(const qr_mma_attention &a, cons
         qr_cp_async_wait<1>();
         qr_mma_sync<WARPS>();
         if (codes) {
-            qr_decode_tile<HD>(a, w, start, fetch_k, k_scales, tile1, thread, threads);
+            qr_decode_keys<HD>(a.dtype, fetch_k, k_scales, tile1, thread, threads);
             qr_mma_sync<WARPS>();
         }
         if (seen) qr_scores<HD, RT>(q, warp_row, k_tile, s, lane);
         qr_mma_sync<WARPS>();
-        if (more) qr_fetch_tile<HD>(a, w, w.k, next, fetch_k, k_scales, thread, threads);
-        qr_cp_async_commit();
+        qr_fetch<HD, false>(a, w, next, fetch_k, k_scales, thread, threads);
         if (seen) qr_softmax<HD, RT>(state, s, scale, a.window, start, position, all_seen, lane);
 
         qr_cp_async_wait<1>();
         qr_mma_sync<WARPS>();
         if (codes) {
-            qr_decode_tile<HD>(a, w, start, fetch_v, v_scales, tile1, thread, threads);
+            qr_decode_values<HD>(a.dtype, w, start, fetch_v, v_scales, tile1, thread, threads);
             qr_mma_sync<WARPS>();
         }
         if (seen) qr_values<HD, RT>(state, s, v_tile, lane);
         qr_mma_sync<WARPS>();
-        if (more) qr_fetch_tile<HD>(a, w, w.v, next, fetch_v, v_scales, thread, threads);
-        qr_cp_async_commit();
+        qr_fetch<HD, true>(a, w, next, fetch_v, v_scales, thread, threads);
 
         if (next % QR_MMA_SEGMENT == 0 || !more) {
             QR_UNROLL
