@@ -114,9 +114,10 @@ static void masks_and_addresses(void **state)
     assert_int_equal(qr_paged_offset(table, 21, 4, 1000), 2 * 1000);
     assert_true(qr_paged_offset(table, 32, 4, 1 << 20) == (int64_t)1 << 40);
     assert_int_equal(qr_key_offset(3, 21, 4, 2), (3 * 16 + 5) * 2);
-    assert_true(qr_mma_attention_supported(128, QR_KV_F16, 8) && qr_mma_attention_supported(96, QR_KV_INT8, 16));
-    assert_false(qr_mma_attention_supported(80, QR_KV_F16, 16) || qr_mma_attention_supported(64, QR_KV_INT8, 8) ||
-                 qr_mma_attention_supported(64, QR_KV_F32, 16));
+    assert_true(qr_mma_attention_supported(128, 64, QR_KV_F16, 8) && qr_mma_attention_supported(96, 1, QR_KV_INT8, 16));
+    assert_false(qr_mma_attention_supported(80, 1, QR_KV_F16, 16) ||
+                 qr_mma_attention_supported(64, 65, QR_KV_F16, 16) ||
+                 qr_mma_attention_supported(64, 1, QR_KV_INT8, 8) || qr_mma_attention_supported(64, 1, QR_KV_F32, 16));
 }
 
 static void plan_covers_every_row_and_segment_once(void **state)
@@ -125,23 +126,29 @@ static void plan_covers_every_row_and_segment_once(void **state)
     for (int trial = 0; trial < 200; trial++) {
         enum { REQS = 9 };
         int32_t start[REQS + 1] = {0}, lens[REQS];
-        int group = random_int(1, 20), head_size = trial % 2 ? 128 : 256, num_slots = 0;
+        int group = random_int(1, 20), head_size = trial % 2 ? 128 : 256;
         for (int r = 0; r < REQS; r++) {
             int tokens = random_int(0, 2) ? random_int(0, 2) : random_int(1, 400);
             start[r + 1] = start[r] + tokens;
             lens[r] = tokens + random_int(0, 3000);
-            num_slots += lens[r];
         }
-        qr_batch batch = {};
-        batch.num_reqs = REQS, batch.num_tokens = start[REQS], batch.query_start_loc = start, batch.seq_lens = lens;
-        size_t max_items = qr_mma_max_items(start[REQS], REQS, group, num_slots);
+        int64_t max_part_floats = trial % 3 ? INT64_MAX : 2 * 130 * 16 * random_int(0, 30);
+        qr_mma_plan_args args = {start, lens, REQS, 2, group, head_size, max_part_floats};
+        size_t max_items = qr_mma_max_items(start[REQS], REQS, 3400);
         qr_mma_item *items = (qr_mma_item *)malloc(max_items * sizeof *items);
-        qr_mma_plan plan = qr_mma_plan_batch(&batch, group, head_size, items);
+        qr_mma_plan plan = qr_mma_plan_batch(&args, items);
+        assert_true((int64_t)plan.num_decode * 2 * plan.decode_rows * (head_size + 2) <= max_part_floats);
         int at_merge = plan.num_decode, at_prefill = at_merge + plan.num_merge, end = at_prefill + plan.num_prefill;
         assert_true((size_t)end <= max_items);
         for (int r = 0; r < REQS; r++) {
             int rows = (start[r + 1] - start[r]) * group, tile = qr_mma_prefill_rows(head_size);
             bool decode = rows > 0 && rows <= QR_MMA_ROWS;
+            if (max_part_floats < INT64_MAX) { /* as many as fit */
+                bool merged = false;
+                for (int i = at_merge; i < at_prefill; i++) merged |= items[i].req == r;
+                assert_true(decode || !merged);
+                decode = merged;
+            }
             if (decode) assert_true(plan.decode_rows >= rows);
             int wanted[3] = {decode ? (lens[r] + QR_MMA_SEGMENT - 1) / QR_MMA_SEGMENT : 0, decode,
                              decode ? 0 : (rows + tile - 1) / tile};
@@ -181,6 +188,7 @@ struct problem : shape {
 typedef struct way {
     int block_size, chunk;
     bool together;
+    int64_t max_part_floats;
 } way;
 
 static size_t elem_bytes(const problem *p) { return p->dtype == QR_KV_F16 ? 2 : 1; }
@@ -325,12 +333,12 @@ static void step(const problem *p, const way *w, cache *c, int num_reqs, const i
     for (int i = 0; i < num_reqs; i++)
         memcpy(q + start[i] * row, p->q[reqs[i]] + (size_t)((done[i] - p->from[reqs[i]]) * row),
                (size_t)(count[i] * row) * sizeof *q);
-    qr_batch batch = {};
-    batch.num_reqs = num_reqs, batch.num_tokens = total, batch.query_start_loc = start, batch.seq_lens = lens;
-    size_t max_items = qr_mma_max_items(total, num_reqs, p->group, MAX_REQS * MAX_CONTEXT);
+    qr_mma_plan_args args = {start, lens, num_reqs, KV_HEADS, p->group, p->head_size, w->max_part_floats};
+    size_t max_items = qr_mma_max_items(total, num_reqs, MAX_CONTEXT);
     qr_mma_item *items = (qr_mma_item *)malloc(max_items * sizeof *items);
-    qr_mma_plan plan = qr_mma_plan_batch(&batch, p->group, p->head_size, items);
-    size_t part_floats = qr_mma_part_floats(&plan, KV_HEADS, p->head_size), out_bytes = (size_t)(total * row) * 4;
+    qr_mma_plan plan = qr_mma_plan_batch(&args, items);
+    size_t part_floats = (size_t)plan.num_decode * KV_HEADS * (size_t)(plan.decode_rows * (p->head_size + 2));
+    size_t out_bytes = (size_t)(total * row) * 4;
     float *parts = NULL;
     assert_int_equal(cudaMalloc(&parts, (part_floats + 1) * 4), cudaSuccess);
     qr_mma_attention a = {};
@@ -458,10 +466,11 @@ static void attention_is_right_in_every_way(void **state)
             first[r] = (float *)malloc(bytes[r]);
             out[r] = (float *)malloc(bytes[r]);
         }
-        const way prefill = {64, MAX_CONTEXT, true};
+        const way prefill = {64, MAX_CONTEXT, true, INT64_MAX};
         run_way(&p, &prefill, first);
         assert_reference(&p, first);
-        const way ways[] = {{p.dtype == QR_KV_F16 ? 8 : 16, 1, true}, {32, 11, false}, {128, 3, true}};
+        const way ways[] = {
+            {p.dtype == QR_KV_F16 ? 8 : 16, 1, true, INT64_MAX}, {32, 11, false, INT64_MAX}, {128, 3, true, 20000}};
         for (const way &w : ways) {
             for (int r = 0; r < p.num_reqs; r++) memset(out[r], 0xFF, bytes[r]);
             run_way(&p, &w, out);

@@ -5,7 +5,7 @@
  *   rows      new tokens x query heads of one KV head, 16 per mma
  *
  *   decode    requests with up to 16 rows: a block (one warp) per segment and KV head, then one that merges segments
- *   prefill   the others: a block per 128 (64) rows and KV head, all segments in turn
+ *   prefill   all others: a block per 128 (64) rows and KV head, all segments in turn
  *
  * Order, for each row by itself: scores in mma steps of 16 dimensions ascending; within a segment online softmax over
  * its tiles ascending (o and l are scaled when the maximum grows, per lane sums of l are added at the end: 1, then 2
@@ -31,7 +31,7 @@ extern "C" {
 
 #include "backend/backend.h"
 
-enum { QR_MMA_KEYS = 64, QR_MMA_SEGMENT = 512, QR_MMA_ROWS = 16 };
+enum { QR_MMA_KEYS = 64, QR_MMA_SEGMENT = 512, QR_MMA_ROWS = 16, QR_MMA_MAX_GROUP = 64 };
 
 /* A piece of work: segment idx of request req (decode), rows from idx * tile on (prefill); for a merge idx is the
  * request's first decode item. */
@@ -45,19 +45,23 @@ typedef struct qr_mma_plan {
     int decode_rows; /* most rows of a decode request */
 } qr_mma_plan;
 
-/* What the kernels take: head sizes 64, 96, 128, 256, not F32, blocks of 16 bytes of keys at least. */
-bool qr_mma_attention_supported(int head_size, qr_kv_dtype dtype, int block_size);
+/* What the kernels take: head sizes 64, 96, 128, 256; groups (query heads per KV head) up to QR_MMA_MAX_GROUP; not F32,
+ * 8-bit types in blocks of 16 at least. */
+bool qr_mma_attention_supported(int head_size, int group, qr_kv_dtype dtype, int block_size);
 
 /* Rows of a prefill block: what its registers hold. */
 static inline int qr_mma_prefill_rows(int head_size) { return head_size <= 128 ? 128 : 64; }
 
-/* Most items of a batch of max_tokens tokens and max_reqs requests whose contexts add up to num_slots positions;
- * group: query heads per KV head. */
-size_t qr_mma_max_items(int max_tokens, int max_reqs, int group, int64_t num_slots);
-/* Cut a batch (host arrays) into items, at most qr_mma_max_items(); the longest prompt tiles first. */
-qr_mma_plan qr_mma_plan_batch(const qr_batch *batch, int group, int head_size, qr_mma_item *items);
-/* Floats that decode needs at parts */
-size_t qr_mma_part_floats(const qr_mma_plan *plan, int num_kv_heads, int head_size);
+typedef struct qr_mma_plan_args {
+    const int32_t *query_start_loc, *seq_lens; /* host: [num_reqs + 1], [num_reqs] */
+    int num_reqs, num_kv_heads, group, head_size;
+    int64_t max_part_floats; /* at parts; what does not fit there is done as prefill, in the same bits */
+} qr_mma_plan_args;
+
+/* Most items of a batch of max_tokens tokens in max_reqs requests of up to max_context. */
+size_t qr_mma_max_items(int max_tokens, int max_reqs, int max_context);
+/* Cut a batch into items; the longest prompt tiles first. */
+qr_mma_plan qr_mma_plan_batch(const qr_mma_plan_args *args, qr_mma_item *items);
 
 /* Everything below is in device memory. */
 typedef struct qr_mma_attention {
@@ -77,7 +81,7 @@ typedef struct qr_mma_attention {
     const int32_t *query_start_loc, *seq_lens, *block_table;
     int max_blocks;
     const qr_mma_item *items;
-    float *parts; /* [qr_mma_part_floats()] */
+    float *parts; /* decode: [num_decode][num_kv_heads][decode_rows][head_size + 2] */
 } qr_mma_attention;
 
 /* stream is a cudaStream_t. Returns 0 or the cudaError_t of a launch. */
