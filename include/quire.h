@@ -75,7 +75,8 @@ QUIRE_API void quire_free(void *ptr);      /* frees what the API returned; NULL 
 typedef struct quire_model quire_model;
 
 typedef struct quire_model_options {
-    const char *compute_dtype; /* "auto" (packed low-bit weights x int8 where the file is quantized) | "float32" */
+    /* "auto" (packed low-bit weights x int8 where the file is quantized) | "float32" | "tensor" (CUDA tensor cores) */
+    const char *compute_dtype;
     int threads;               /* 0: the physical cores this process may use */
     const char *device;        /* "auto" (the first CUDA device where there is one, else the CPU) | "cpu" | "cuda:N" */
     bool vocab_only;           /* tokenizer and chat template only; no weights are read */

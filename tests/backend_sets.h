@@ -29,7 +29,8 @@ static const char *cuda_shim_path(void)
 __attribute__((unused)) static quire_status create_set(int set, int threads, qr_backend **out, quire_error *error)
 {
     if (set != CUDA_SET) return qr_cpu_backend_create(set_names[set], threads, out, error);
-    return qr_cuda_backend_create(getenv("QUIRE_CUDA_LIBRARY") ? NULL : cuda_shim_path(), 0, threads, out, error);
+    return qr_cuda_backend_create(getenv("QUIRE_CUDA_LIBRARY") ? NULL : cuda_shim_path(), 0, threads, false, out,
+                                  error);
 }
 
 #endif

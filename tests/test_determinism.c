@@ -7,7 +7,8 @@
  *           of it together ──► results ═╝
  * Once more with a system prompt that all begin with, and with the model cut over two and three ranks.
  *
- * On CUDA (tests/cuda_shim where there is no GPU) the same bytes as on the CPU, of some of it.
+ * On CUDA (tests/cuda_shim where there is no GPU) the same bytes as on the CPU, of some of it; on tensor cores the same
+ * bytes as alone.
  * On the tiny checkpoints of tests/golden/tiny (every architecture, and every type of KV cache) and, smaller, on the
  * default model. */
 #define _GNU_SOURCE
@@ -179,6 +180,7 @@ static quire_request *submit(quire_engine *engine, const quire_request_options *
 
 static const char *kv_cache_dtype; /* of every run */
 static const char *device = "cpu"; /* of all but the reference */
+static const char *compute_dtype;  /* "tensor": the reference is CUDA's too */
 
 static char store_folder[] = "/tmp/quire-determinism-XXXXXX";
 
@@ -363,6 +365,7 @@ static quire_model *open_model_on(const char *on, const char *path, int threads)
     quire_model_options_init(&options);
     options.threads = threads;
     options.device = on;
+    if (compute_dtype) options.compute_dtype = compute_dtype;
     const quire_status status = num_ranks == 1 ? quire_model_open(path, &options, &model, &error)
                                                : fake_ranks_open(num_ranks, path, &options, &model, &error);
     if (status != QUIRE_OK) fail_msg("%s: %s", path, error.message);
@@ -410,7 +413,7 @@ static uint64_t check_model(const char *path, int num_requests, uint32_t mask_1,
     for (int threads = 1; threads <= 2; threads++) {
         quire_model *model = open_model(path, threads);
         if (threads == 1) {
-            quire_model *cpu = open_model_on("cpu", path, 1);
+            quire_model *cpu = open_model_on(compute_dtype ? device : "cpu", path, 1);
             quire_model_info info;
             quire_model_get_info(cpu, &info);
             make_workload(&w, num_requests, info.vocab_size, kind);
@@ -498,6 +501,18 @@ static void cuda_gives_the_bytes_of_the_cpu(void **state)
     device = "cpu";
 }
 
+/* Decode, prompts in chunks, matrices of few and many tokens: other kernels, the same bytes. */
+static void tensor_cores_give_the_same_bytes_in_every_setting(void **state)
+{
+    (void)state;
+    device = "cuda", compute_dtype = "tensor";
+    check_model("tests/golden/tiny_gguf/quantized.gguf", 8, FEW, EVERYTHING, TINY);
+    kv_cache_dtype = "int8";
+    check_model("tests/golden/tiny_gguf/quantized.gguf", 3, AT_ONCE, 0, TINY);
+    device = "cpu";
+    compute_dtype = kv_cache_dtype = NULL;
+}
+
 static void default_model(void **state)
 {
     (void)state;
@@ -578,6 +593,7 @@ int main(void)
         cmocka_unit_test(other_architectures),
         cmocka_unit_test(several_ranks),
         cmocka_unit_test(cuda_gives_the_bytes_of_the_cpu),
+        cmocka_unit_test(tensor_cores_give_the_same_bytes_in_every_setting),
         cmocka_unit_test(default_model),
         cmocka_unit_test(draft_models),
         cmocka_unit_test(default_model_drafts_for_itself),

@@ -174,6 +174,31 @@ static void tiny_checkpoints_on_cuda(void **state)
     check_tiny_checkpoints("cuda", false);
 }
 
+/* Every type of weight and attention that the tensor-core kernels take: against float32 on the CPU. */
+static void tensor_cores_on_cuda(void **state)
+{
+    (void)state;
+    enum { NUM_IDS = 40, VOCAB = 384 };
+    static float want[NUM_IDS * VOCAB], got[NUM_IDS * VOCAB];
+    static const char path[] = "tests/golden/tiny_gguf/quantized.gguf";
+    int32_t ids[NUM_IDS];
+    quire_error error = {0};
+    for (int i = 0; i < NUM_IDS; i++) ids[i] = (37 * i + 11) % VOCAB;
+    quire_model *exact = open_model(path, "float32"), *tensor = open_model_on("cuda", path, "tensor");
+    if (quire_model_logits(exact, ids, NUM_IDS, want, &error) != QUIRE_OK) fail_msg("%s", error.message);
+    if (quire_model_logits(tensor, ids, NUM_IDS, got, &error) != QUIRE_OK) fail_msg("%s", error.message);
+    double worst = 0, squares = 0;
+    for (int i = 0; i < NUM_IDS * VOCAB; i++) {
+        worst = fmax(worst, fabs((double)got[i] - (double)want[i]));
+        squares += (double)want[i] * (double)want[i];
+    }
+    print_message("cuda, tensor cores: largest difference of a logit %.2e, their size %.2f\n", worst,
+                  sqrt(squares / (NUM_IDS * VOCAB)));
+    assert_true(worst < 1e-2);
+    quire_model_close(exact);
+    quire_model_close(tensor);
+}
+
 /* ---- SmolLM2 ------------------------------------------------------------------------------------------ */
 
 static const char *smollm2_path(void)
@@ -348,6 +373,7 @@ int main(void)
 {
     setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
     const struct CMUnitTest tests[] = {cmocka_unit_test(tiny_checkpoints), cmocka_unit_test(tiny_checkpoints_on_cuda),
-                                       cmocka_unit_test(smollm2), cmocka_unit_test(kv_cache_types)};
+                                       cmocka_unit_test(tensor_cores_on_cuda), cmocka_unit_test(smollm2),
+                                       cmocka_unit_test(kv_cache_types)};
     return cmocka_run_group_tests_name("engine_golden", tests, NULL, NULL);
 }

@@ -27,9 +27,10 @@ static const qr_option model_options[] = {
     {.name = "compute-dtype",
      .kind = QR_OPTION_CHOICE,
      .offset = AT(model.compute_dtype),
-     .choices = "auto|float32",
+     .choices = "auto|float32|tensor",
      .help = "auto: packed low-bit weights times int8 activations where the file is quantized, its 16-bit weights as "
-             "they are otherwise; float32: dequantized weights and float32 arithmetic, exact and slower"},
+             "they are otherwise; float32: dequantized weights and float32 arithmetic, exact and slower; tensor: a "
+             "CUDA device's tensor cores (docs/cuda.md), not yet run on a GPU"},
     THREADS_OPTION,
     {.name = "tensor-parallel-size",
      .kind = QR_OPTION_INT,

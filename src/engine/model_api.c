@@ -18,7 +18,8 @@ static quire_status parse_compute(const char *text, qr_compute *out, quire_error
 {
     if (!text || strcmp(text, "auto") == 0) return *out = QR_COMPUTE_AUTO, QUIRE_OK;
     if (strcmp(text, "float32") == 0) return *out = QR_COMPUTE_FLOAT32, QUIRE_OK;
-    return qr_fail_param(error, "compute_dtype", "compute_dtype: auto or float32, not '%s'", text);
+    if (strcmp(text, "tensor") == 0) return *out = QR_COMPUTE_TENSOR, QUIRE_OK;
+    return qr_fail_param(error, "compute_dtype", "compute_dtype: auto, float32 or tensor, not '%s'", text);
 }
 
 /* "cuda" or "cuda:N" */
@@ -35,21 +36,23 @@ static bool parse_cuda(const char *text, int *index)
     return true;
 }
 
-static quire_status open_backend(const char *device, int threads, bool is_group, qr_backend **out, quire_error *error)
+static quire_status open_backend(quire_model *m, const char *device, int threads, quire_error *error)
 {
+    const bool tensor = m->compute == QR_COMPUTE_TENSOR;
     int index;
     if (!device) device = "auto";
     if (parse_cuda(device, &index)) {
-        if (is_group) return qr_fail(error, QUIRE_UNSUPPORTED, "%s: tensor parallelism is for the CPU so far", device);
-        return qr_cuda_backend_create(NULL, index, threads, out, error);
+        if (m->comm) return qr_fail(error, QUIRE_UNSUPPORTED, "%s: tensor parallelism is for the CPU so far", device);
+        return qr_cuda_backend_create(NULL, index, threads, tensor, &m->backend, error);
     }
-    if (strcmp(device, "auto") == 0 && !is_group) {
-        const quire_status status = qr_cuda_backend_create(NULL, 0, threads, out, error);
-        if (status != QUIRE_DEVICE) return status;
+    if (strcmp(device, "auto") == 0 && !m->comm) {
+        const quire_status status = qr_cuda_backend_create(NULL, 0, threads, tensor, &m->backend, error);
+        if (status != QUIRE_DEVICE || tensor) return status;
     } else if (strcmp(device, "cpu") != 0 && strcmp(device, "auto") != 0) {
         return qr_fail_param(error, "device", "device: auto, cpu, cuda or cuda:N, not '%s'", device);
     }
-    return qr_cpu_backend_create(NULL, threads, out, error);
+    if (tensor) return qr_fail_param(error, "compute_dtype", "compute_dtype: tensor is for a CUDA device, not the CPU");
+    return qr_cpu_backend_create(NULL, threads, &m->backend, error);
 }
 
 static bool quantized(qr_dtype dtype) { return qr_dtype_block_len(dtype) > 1; }
@@ -74,7 +77,8 @@ static void fill_model_info(quire_model *m)
     quire_model_info *info = &m->info;
     info->name = c->name;
     info->architecture = c->arch->name;
-    info->compute_dtype = m->compute == QR_COMPUTE_AUTO && quantized(commonest_dtype(m->ckpt)) ? "int8" : "float32";
+    bool int8 = m->compute == QR_COMPUTE_AUTO && quantized(commonest_dtype(m->ckpt));
+    info->compute_dtype = m->compute == QR_COMPUTE_TENSOR ? "tensor" : int8 ? "int8" : "float32";
     info->device = m->backend->ops->name;
     info->tensor_parallel_size = m->comm ? m->comm->size : 1;
     info->num_layers = c->num_layers;
@@ -160,7 +164,7 @@ static quire_status open_weights(quire_model *m, const quire_model_options *o, q
     int threads = o->threads;
     if (threads == 0 && m->comm) threads = qr_cpu_count() / m->comm->num_local; /* the ranks share the machine */
     if (threads == 0 && m->comm) threads = 1;
-    QR_TRY(open_backend(o->device, threads, m->comm != NULL, &m->backend, error));
+    QR_TRY(open_backend(m, o->device, threads, error));
     QR_TRY(qr_model_load(m->ckpt, m->backend, m->compute, m->comm, is_leader ? o->on_progress : NULL, o->user,
                          &m->model, error));
     return m->comm ? qr_ranks_create(m->comm, m->backend, m->model, &m->ranks, error) : QUIRE_OK;

@@ -12,11 +12,12 @@
 #ifndef QR_BACKEND_CUDA_CUDA_H
 #define QR_BACKEND_CUDA_CUDA_H
 
-#include "backend/backend.h"
+#include "backend/cuda/mma_attention.h"
+#include "backend/cuda/mma_linear.h"
 
 enum {
-    QR_CUDA_VERSION = 1,           /* of this table */
-    QR_CUDA_PARTS_BYTES = 16 << 20 /* attention: partial results of contexts that are split over blocks */
+    QR_CUDA_VERSION = 2,           /* of this table */
+    QR_CUDA_PARTS_BYTES = 16 << 20 /* partial results of contexts, or of K, that are split over blocks */
 };
 
 typedef struct qr_cuda_device qr_cuda_device;
@@ -116,17 +117,22 @@ typedef struct qr_cuda_api {
     void (*rope_kv_write)(qr_cuda_device *dev, const qr_rope_kv_args *args, const qr_cuda_kv *kv, int num_tokens,
                           const int32_t *positions, const int64_t *slot_mapping);
     void (*attention)(qr_cuda_device *dev, const qr_cuda_attention *args);
+    /* on tensor cores, in orders of their own: mma_linear.h, mma_attention.h */
+    void (*mma_pack)(qr_cuda_device *dev, const qr_mma_weight *w, const void *rows, size_t row_bytes);
+    void (*mma_linear)(qr_cuda_device *dev, const qr_mma_linear *args);
+    void (*mma_attention)(qr_cuda_device *dev, const qr_mma_attention *args, const qr_mma_plan *plan);
 } qr_cuda_api;
 
 /* What libquire-cuda.so exports. */
 #define QR_CUDA_SYMBOL "quire_cuda_api"
 typedef const qr_cuda_api *(*qr_cuda_api_fn)(void);
 
-/* The backend of CUDA device `index`. library: path of libquire-cuda.so, or NULL: QUIRE_CUDA_LIBRARY, else beside the
- * program and in ../lib of it, else where the loader looks. `threads` is for what the host does (sampling).
- * DEVICE: no library, no driver, no such device; the text says which and what to do. */
-QUIRE_MUST_USE quire_status qr_cuda_backend_create(const char *library, int index, int threads, qr_backend **out,
-                                                   quire_error *error);
+/* The backend of CUDA device `index`. tensor_cores: attention on them where mma_attention.h has it (weight_create()'s
+ * compute says the same of matrices), else all ops in the CPU's bits. library: path of libquire-cuda.so, or NULL:
+ * QUIRE_CUDA_LIBRARY, else beside the program and in ../lib of it, else where the loader looks. `threads` is for what
+ * the host does (sampling). DEVICE: no library, no driver, no such device; the text says which and what to do. */
+QUIRE_MUST_USE quire_status qr_cuda_backend_create(const char *library, int index, int threads, bool tensor_cores,
+                                                   qr_backend **out, quire_error *error);
 
 /* ---- between the .cu files */
 #ifdef __cplusplus

@@ -1,6 +1,7 @@
 /* The CUDA backend: backend.h over the table of libquire-cuda.so.
  *
  *   weights, tables  rows as the checkpoint has them, in the device's memory; dequantized in the kernels
+ *                    (QR_COMPUTE_TENSOR: packed for mma_linear.h, where it takes them)
  *   KV cache         [num_blocks][num_layers] of what the CPU has: a block is one piece, its bytes are the CPU's
  *   batch            its arrays packed into page-locked memory, uploaded once per step in one copy
  *   logits           in page-locked memory that kernels write and the host reads
@@ -19,7 +20,8 @@ struct qr_weight {
     qr_dtype dtype;
     int64_t num_rows, num_cols;
     size_t row_bytes, bytes;
-    void *data;
+    void *data;        /* rows, or NULL when packed: */
+    qr_mma_weight mma; /* .data NULL when not */
 };
 
 struct qr_kv_cache {
@@ -35,18 +37,24 @@ typedef struct cuda_backend {
     const qr_cuda_api *api;
     qr_cuda_device *dev;
     qr_backend *host;
+    bool tensor_cores; /* for attention */
 
     /* reserve() */
     int max_tokens, max_reqs, max_context;
     int64_t max_cols;
-    qr_cuda_act *act; /* [max_tokens][ceil(max_cols / 32)] */
-    float *parts;
+    qr_cuda_act *act;  /* [max_tokens][ceil(max_cols / 32)] */
+    float *parts;      /* QR_CUDA_PARTS_BYTES */
+    int32_t *counters; /* [QR_LINEAR_COUNTERS] */
+    qr_mma_item *staged_items, *stage_items;
     uint8_t *staged, *stage; /* the batch: on the device; page-locked */
     size_t stage_bytes;
     int32_t *staged_rows, *stage_rows; /* [max_tokens] gather_rows */
 
-    qr_batch batch; /* of this step, its arrays in `staged` */
+    qr_batch batch;                        /* of this step, its arrays in `staged` */
+    const int32_t *host_start, *host_lens; /* its query_start_loc and seq_lens in `stage` */
     int max_seq_len;
+    qr_mma_plan plan; /* of this step, its items in `staged_items` */
+    int plan_group;   /* that it is for; 0: not made yet */
 } cuda_backend;
 
 static cuda_backend *cuda(qr_backend *be) { return (cuda_backend *)be; }
@@ -91,12 +99,17 @@ static void release_scratch(cuda_backend *c)
 {
     c->api->free(c->dev, c->act);
     c->api->free(c->dev, c->parts);
+    c->api->free(c->dev, c->counters);
+    c->api->free(c->dev, c->staged_items);
+    c->api->free(c->dev, c->stage_items);
     c->api->free(c->dev, c->staged);
     c->api->free(c->dev, c->staged_rows);
     c->api->free(c->dev, c->stage);
     c->api->free(c->dev, c->stage_rows);
     c->act = NULL;
     c->parts = NULL;
+    c->counters = NULL;
+    c->staged_items = c->stage_items = NULL;
     c->staged = c->stage = NULL;
     c->staged_rows = c->stage_rows = NULL;
     c->max_tokens = c->max_reqs = c->max_context = 0;
@@ -130,11 +143,16 @@ static quire_status reserve(qr_backend *be, int max_tokens, int max_reqs, int64_
     c->stage_bytes = batch_bytes(max_tokens, max_reqs, (max_context + MIN_BLOCK_SIZE - 1) / MIN_BLOCK_SIZE);
     c->act = c->api->alloc(c->dev, act_bytes);
     c->parts = c->api->alloc(c->dev, QR_CUDA_PARTS_BYTES);
+    c->counters = c->api->alloc(c->dev, QR_LINEAR_COUNTERS * sizeof *c->counters);
+    const size_t items_bytes = qr_mma_max_items(max_tokens, max_reqs, max_context) * sizeof *c->staged_items;
+    c->staged_items = c->api->alloc(c->dev, items_bytes);
+    c->stage_items = c->api->alloc_host(c->dev, items_bytes);
     c->staged = c->api->alloc(c->dev, c->stage_bytes);
     c->stage = c->api->alloc_host(c->dev, c->stage_bytes);
     c->staged_rows = c->api->alloc(c->dev, (size_t)max_tokens * sizeof *c->staged_rows);
     c->stage_rows = c->api->alloc_host(c->dev, (size_t)max_tokens * sizeof *c->stage_rows);
-    if (!c->act || !c->parts || !c->staged || !c->stage || !c->staged_rows || !c->stage_rows) {
+    if (!c->act || !c->parts || !c->counters || !c->staged_items || !c->stage_items || !c->staged || !c->stage ||
+        !c->staged_rows || !c->stage_rows) {
         release_scratch(c);
         return qr_fail_nomem(error, "scratch of the CUDA backend", act_bytes + 2 * c->stage_bytes);
     }
@@ -164,6 +182,19 @@ static quire_status upload_float32(cuda_backend *c, const qr_tensor_view *view, 
     return QUIRE_OK;
 }
 
+/* Rows on the device to the layout of mma_linear.h, which takes their place. */
+static quire_status pack_rows(cuda_backend *c, qr_weight *w, quire_error *error)
+{
+    w->mma.data = c->api->alloc(c->dev, w->mma.bytes);
+    if (!w->mma.data) return qr_fail_nomem(error, "a weight matrix on the device", w->mma.bytes);
+    c->api->mma_pack(c->dev, &w->mma, w->data, w->row_bytes);
+    c->api->wait(c->dev);
+    c->api->free(c->dev, w->data);
+    w->data = NULL;
+    w->bytes = w->mma.bytes;
+    return QUIRE_OK;
+}
+
 static quire_status weight_create(qr_backend *be, const qr_tensor_view *view, qr_compute compute, qr_weight **out,
                                   quire_error *error)
 {
@@ -186,6 +217,8 @@ static quire_status weight_create(qr_backend *be, const qr_tensor_view *view, qr
         status = upload_float32(c, view, w->data, error);
     else if (status == QUIRE_OK)
         c->api->write(c->dev, w->data, view->data, w->bytes);
+    if (status == QUIRE_OK && compute == QR_COMPUTE_TENSOR && qr_mma_weight_describe(w->dtype, rows, cols, &w->mma))
+        status = pack_rows(c, w, error);
     if (status != QUIRE_OK) {
         c->api->free(c->dev, w->data);
         qr_free(w);
@@ -199,6 +232,7 @@ static void weight_destroy(qr_backend *be, qr_weight *w)
 {
     if (!w) return;
     cuda(be)->api->free(cuda(be)->dev, w->data);
+    cuda(be)->api->free(cuda(be)->dev, w->mma.data);
     qr_free(w);
 }
 
@@ -358,12 +392,15 @@ static const qr_batch *batch_begin(qr_backend *be, const qr_batch *batch, const 
     if (batch->input_ids) c->batch.input_ids = stage_array(c, &used, batch->input_ids, tokens * 4);
     if (batch->positions) c->batch.positions = stage_array(c, &used, batch->positions, tokens * 4);
     if (batch->slot_mapping) c->batch.slot_mapping = stage_array(c, &used, batch->slot_mapping, tokens * 8);
+    c->host_start = (const int32_t *)(const void *)(c->stage + used);
     if (batch->query_start_loc)
         c->batch.query_start_loc = stage_array(c, &used, batch->query_start_loc, (reqs + 1) * 4);
+    c->host_lens = (const int32_t *)(const void *)(c->stage + used);
     if (batch->seq_lens) c->batch.seq_lens = stage_array(c, &used, batch->seq_lens, reqs * 4);
     if (batch->block_table) c->batch.block_table = stage_table(c, &used, batch, num_blocks);
     c->batch.logits_indices = c->batch.prefix_order = c->batch.prefix_blocks = NULL;
     if (used) c->api->stage(c->dev, c->staged, c->stage, used);
+    c->plan_group = 0;
     return &c->batch;
 }
 
@@ -403,6 +440,39 @@ static void layer_norm(qr_backend *be, const float *x, const float *w, const flo
     if (num_tokens > 0) cuda(be)->api->layer_norm(cuda(be)->dev, x, w, b, eps, num_tokens, cols, out);
 }
 
+/* One matrix, by tensor cores or in the CPU's order. */
+static void multiply(cuda_backend *c, const qr_weight *w, const float *x, int64_t ld_x, int num_tokens,
+                     const float *bias, float *y, int64_t ld_y, bool accumulate)
+{
+    const qr_mma_linear mma = {.w = &w->mma,
+                               .x = x,
+                               .ld_x = ld_x,
+                               .num_tokens = num_tokens,
+                               .bias = bias,
+                               .y = y,
+                               .ld_y = ld_y,
+                               .accumulate = accumulate,
+                               .parts = c->parts,
+                               .counters = c->counters};
+    const qr_cuda_linear plain = {.dtype = w->dtype,
+                                  .w = w->data,
+                                  .row_bytes = w->row_bytes,
+                                  .num_rows = w->num_rows,
+                                  .num_cols = w->num_cols,
+                                  .x = x,
+                                  .ld_x = ld_x,
+                                  .act = c->act,
+                                  .num_tokens = num_tokens,
+                                  .bias = bias,
+                                  .y = y,
+                                  .ld_y = ld_y,
+                                  .accumulate = accumulate};
+    if (w->mma.data)
+        c->api->mma_linear(c->dev, &mma);
+    else
+        c->api->linear(c->dev, &plain);
+}
+
 static void linear(qr_backend *be, const float *x, int64_t ld_x, int num_tokens, const qr_weight *const *weights,
                    const float *const *biases, int num_weights, float *y, int64_t ld_y, bool accumulate)
 {
@@ -410,26 +480,13 @@ static void linear(qr_backend *be, const float *x, int64_t ld_x, int num_tokens,
     if (num_tokens <= 0) return;
     assert(num_tokens <= c->max_tokens && weights[0]->num_cols <= c->max_cols);
     bool quantized = false;
-    for (int i = 0; i < num_weights; i++) quantized |= qr_dtype_block_len(weights[i]->dtype) > 1;
+    for (int i = 0; i < num_weights; i++)
+        quantized |= !weights[i]->mma.data && qr_dtype_block_len(weights[i]->dtype) > 1;
     if (quantized) c->api->quantize(c->dev, x, ld_x, num_tokens, weights[0]->num_cols, c->act);
     for (int i = 0; i < num_weights; i++) {
-        const qr_weight *w = weights[i];
-        assert(w->num_cols == weights[0]->num_cols);
-        const qr_cuda_linear args = {.dtype = w->dtype,
-                                     .w = w->data,
-                                     .row_bytes = w->row_bytes,
-                                     .num_rows = w->num_rows,
-                                     .num_cols = w->num_cols,
-                                     .x = x,
-                                     .ld_x = ld_x,
-                                     .act = c->act,
-                                     .num_tokens = num_tokens,
-                                     .bias = biases ? biases[i] : NULL,
-                                     .y = y,
-                                     .ld_y = ld_y,
-                                     .accumulate = accumulate};
-        c->api->linear(c->dev, &args);
-        y += w->num_rows;
+        assert(weights[i]->num_cols == weights[0]->num_cols);
+        multiply(c, weights[i], x, ld_x, num_tokens, biases ? biases[i] : NULL, y, ld_y, accumulate);
+        y += weights[i]->num_rows;
     }
 }
 
@@ -451,12 +508,64 @@ static void rope_kv_write(qr_backend *be, const qr_batch *batch, const qr_rope_k
     c->api->rope_kv_write(c->dev, args, &kv, batch->num_tokens, batch->positions, batch->slot_mapping);
 }
 
+/* The step's pieces of work for mma_attention.h, once per step: they are the same for all layers. */
+static void plan_attention(cuda_backend *c, const qr_cuda_kv *kv, int group)
+{
+    if (c->plan_group == group) return;
+    const qr_mma_plan_args args = {.query_start_loc = c->host_start,
+                                   .seq_lens = c->host_lens,
+                                   .num_reqs = c->batch.num_reqs,
+                                   .num_kv_heads = kv->num_kv_heads,
+                                   .group = group,
+                                   .head_size = kv->head_size,
+                                   .max_part_floats = QR_CUDA_PARTS_BYTES / sizeof(float)};
+    c->api->stage_wait(c->dev);
+    c->plan = qr_mma_plan_batch(&args, c->stage_items);
+    c->plan_group = group;
+    const size_t count = (size_t)(c->plan.num_decode + c->plan.num_merge + c->plan.num_prefill);
+    c->api->stage(c->dev, c->staged_items, c->stage_items, count * sizeof *c->stage_items);
+}
+
+static void attend_on_tensor_cores(cuda_backend *c, const qr_cuda_kv *kv, const qr_attention_args *args)
+{
+    const qr_batch *batch = &c->batch;
+    plan_attention(c, kv, args->num_heads / args->num_kv_heads);
+    assert(kv->head_k_bytes == kv->head_v_bytes);
+    const qr_mma_attention job = {.q = args->q,
+                                  .ld_q = args->ld_q,
+                                  .out = args->out,
+                                  .num_heads = args->num_heads,
+                                  .num_kv_heads = args->num_kv_heads,
+                                  .head_size = args->head_size,
+                                  .scale = args->scale,
+                                  .window = args->window,
+                                  .k = kv->data,
+                                  .v = kv->data + (size_t)kv->num_kv_heads * kv->head_k_bytes,
+                                  .block_bytes = (int64_t)kv->block_bytes,
+                                  .head_bytes = (int64_t)kv->head_k_bytes,
+                                  .dtype = kv->dtype,
+                                  .block_size = kv->block_size,
+                                  .query_start_loc = batch->query_start_loc,
+                                  .seq_lens = batch->seq_lens,
+                                  .block_table = batch->block_table,
+                                  .max_blocks = batch->max_blocks,
+                                  .items = c->staged_items,
+                                  .parts = c->parts};
+    c->api->mma_attention(c->dev, &job, &c->plan);
+}
+
 static void attention(qr_backend *be, const qr_batch *batch, const qr_attention_args *args)
 {
     cuda_backend *c = cuda(be);
     if (batch->num_tokens <= 0) return;
     assert(batch == &c->batch && args->head_size <= MAX_HEAD_SIZE);
-    const qr_cuda_attention job = {.kv = layer_kv(args->cache, args->layer),
+    const qr_cuda_kv kv = layer_kv(args->cache, args->layer);
+    if (c->tensor_cores &&
+        qr_mma_attention_supported(kv.head_size, args->num_heads / args->num_kv_heads, kv.dtype, kv.block_size)) {
+        attend_on_tensor_cores(c, &kv, args);
+        return;
+    }
+    const qr_cuda_attention job = {.kv = kv,
                                    .q = args->q,
                                    .ld_q = args->ld_q,
                                    .out = args->out,
@@ -563,13 +672,15 @@ static quire_status open_device(cuda_backend *c, int index, int threads, quire_e
     return QUIRE_OK;
 }
 
-quire_status qr_cuda_backend_create(const char *library, int index, int threads, qr_backend **out, quire_error *error)
+quire_status qr_cuda_backend_create(const char *library, int index, int threads, bool tensor_cores, qr_backend **out,
+                                    quire_error *error)
 {
     const qr_cuda_api *api;
     QR_TRY(qr_cuda_library_open(library, &api, error));
     cuda_backend *c = qr_calloc(1, sizeof *c);
     if (!c) return qr_fail_nomem(error, "the CUDA backend", sizeof *c);
     c->api = api;
+    c->tensor_cores = tensor_cores;
     quire_status status = open_device(c, index, threads, error);
     if (status != QUIRE_OK) {
         destroy(&c->base);

@@ -69,7 +69,7 @@ typedef struct qr_mma_weight {
 
 /* Everything but data. False when the kernels do not take the type or the shape (K not a multiple of 8). */
 bool qr_mma_weight_describe(qr_dtype dtype, int64_t num_rows, int64_t num_cols, qr_mma_weight *out);
-/* Pack rows as in a checkpoint (device memory, num_rows of row_bytes) into w->data. */
+/* Pack rows as in a checkpoint (device memory, num_rows of row_bytes) into w->data. Returns as qr_mma_linear_run(). */
 int qr_mma_weight_pack(const qr_mma_weight *w, const void *rows, size_t row_bytes, void *stream);
 
 /* y[t, n] = sum_k x[t, k] w[n, k] (+ bias[n]) (+ y[t, n]); all in device memory */

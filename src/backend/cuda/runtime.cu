@@ -134,6 +134,24 @@ static void stage_wait(qr_cuda_device *dev)
     qr_cuda_check(cudaEventSynchronize(dev->staged), "cudaEventSynchronize");
 }
 
+static void mma_pack(qr_cuda_device *dev, const qr_mma_weight *w, const void *rows, size_t row_bytes)
+{
+    qr_cuda_check(cudaSetDevice(dev->index), "cudaSetDevice");
+    qr_cuda_check((cudaError_t)qr_mma_weight_pack(w, rows, row_bytes, dev->stream), "qr_mma_weight_pack");
+}
+
+static void mma_linear(qr_cuda_device *dev, const qr_mma_linear *args)
+{
+    qr_cuda_check(cudaSetDevice(dev->index), "cudaSetDevice");
+    qr_cuda_check((cudaError_t)qr_mma_linear_run(args, dev->stream), "qr_mma_linear_run");
+}
+
+static void mma_attention(qr_cuda_device *dev, const qr_mma_attention *args, const qr_mma_plan *plan)
+{
+    qr_cuda_check(cudaSetDevice(dev->index), "cudaSetDevice");
+    qr_cuda_check((cudaError_t)qr_mma_attention_run(args, plan, dev->stream), "qr_mma_attention_run");
+}
+
 extern "C" __attribute__((visibility("default"))) const qr_cuda_api *quire_cuda_api(void)
 {
     static const qr_cuda_api api = {QR_CUDA_VERSION,
@@ -160,6 +178,9 @@ extern "C" __attribute__((visibility("default"))) const qr_cuda_api *quire_cuda_
                                     qr_cuda_quantize,
                                     qr_cuda_multiply,
                                     qr_cuda_rope_kv_write,
-                                    qr_cuda_attend};
+                                    qr_cuda_attend,
+                                    mma_pack,
+                                    mma_linear,
+                                    mma_attention};
     return &api;
 }
