@@ -57,6 +57,25 @@ static void devices_by_name(void **state)
     assert_refused("cuda:7", QUIRE_DEVICE, "cuda:7: there is 1 CUDA device, counted from 0");
 }
 
+static void tensor_cores_are_a_device_s(void **state)
+{
+    (void)state;
+    quire_model_options options;
+    quire_model *model;
+    quire_error error = {0};
+    quire_model_options_init(&options);
+    options.compute_dtype = "tensor";
+    options.device = "cpu";
+    assert_int_equal(quire_model_open(TINY, &options, &model, &error), QUIRE_INVALID);
+    assert_string_equal(error.param, "compute_dtype");
+    options.device = "cuda";
+    assert_int_equal(quire_model_open(TINY, &options, &model, &error), QUIRE_OK);
+    quire_model_info info;
+    quire_model_get_info(model, &info);
+    assert_string_equal(info.compute_dtype, "tensor");
+    quire_model_close(model);
+}
+
 static void without_a_device(void **state)
 {
     (void)state;
@@ -106,9 +125,8 @@ int main(void)
 {
     setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(devices_by_name),
-        cmocka_unit_test(without_a_device),
-        cmocka_unit_test(without_the_library),
+        cmocka_unit_test(devices_by_name),  cmocka_unit_test(tensor_cores_are_a_device_s),
+        cmocka_unit_test(without_a_device), cmocka_unit_test(without_the_library),
         cmocka_unit_test(without_memory),
     };
     return cmocka_run_group_tests_name("engine cuda", tests, NULL, NULL);

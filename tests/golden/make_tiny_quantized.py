@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 
 PATH = pathlib.Path(__file__).parent / "tiny_gguf" / "quantized.gguf"
-HIDDEN, HEADS, KV_HEADS, HEAD, INNER, LAYERS, VOCAB = 128, 2, 1, 64, 192, 2, 384
+HIDDEN, HEADS, KV_HEADS, HEAD, INNER, LAYERS, VOCAB = 128, 2, 1, 64, 192, 1, 384
 Q = gguf.GGMLQuantizationType
 TYPES = {"attn_q": Q.Q4_1, "attn_k": Q.Q8_0, "attn_v": Q.Q5_0, "attn_output": Q.Q4_0, "ffn_gate": Q.F16,
          "ffn_up": Q.BF16, "ffn_down": Q.Q4_1, "output": Q.Q8_0, "token_embd": Q.Q8_0}
