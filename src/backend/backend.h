@@ -139,9 +139,8 @@ typedef struct qr_backend_ops {
     /* ---- weights
      * Pack a matrix view (2-D: dims {K, N}; 1-D is not a matrix) for linear(). AUTO: quantized types stay low-bit and
      * are multiplied with int8 activations; F32, F16, BF16 keep their type and are multiplied in float32.
-     * FLOAT32: quantized types are dequantized to float32 first. TENSOR (CUDA): as cuda/mma_linear.h says, for the types
-     * that it has; else AUTO. The view's data may go afterwards. UNSUPPORTED names
-     * tensor and type. */
+     * FLOAT32: quantized types are dequantized to float32 first. TENSOR (CUDA): as cuda/mma_linear.h says, for the
+     * types that it has; else AUTO. The view's data may go afterwards. UNSUPPORTED names tensor and type. */
     quire_status (*weight_create)(qr_backend *be, const qr_tensor_view *view, qr_compute compute, qr_weight **out,
                                   quire_error *error);
     void (*weight_destroy)(qr_backend *be, qr_weight *w);
