@@ -466,6 +466,7 @@ cudaError_t cudaDeviceSynchronize(void) { return cudaSuccess; }
 /* As on a GPU: 256-byte aligned, and whatever was there before. */
 cudaError_t shim_malloc(void **p, size_t bytes)
 {
+    if (bytes > (size_t)1 << 39) return cudaErrorMemoryAllocation; /* AddressSanitizer would end the program */
     if (posix_memalign(p, 256, bytes ? bytes : 1) != 0) return cudaErrorMemoryAllocation;
     memset(*p, 0xFF, bytes < 4096 ? bytes : 4096);
     return cudaSuccess;
