@@ -13,19 +13,10 @@
 #include <cmocka.h>
 
 #include "backend_sets.h"
+#include "random_values.h"
 
 static qr_backend *sets[NUM_SETS]; /* NULL: not here; sets[0] is the reference */
 
-static uint64_t rng = 88172645463325252u;
-static uint32_t next_random(void)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return (uint32_t)(rng >> 32);
-}
-static int random_int(int low, int high) { return low + (int)(next_random() % (uint32_t)(high - low + 1)); }
-static float random_float(void) { return (float)next_random() / 2147483648.0f - 1.0f; }
 static float *random_floats(size_t n, float scale)
 {
     float *x = malloc((n + 1) * sizeof *x);

@@ -15,19 +15,9 @@
 
 #include "backend/prefixes.h"
 #include "backend_sets.h"
+#include "random_values.h"
 
 enum { MAX_REQS = 4, MAX_POSITION = 2048, NUM_LAYERS = 2 };
-
-static uint64_t rng = 88172645463325252u;
-static uint32_t next_random(void)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return (uint32_t)(rng >> 32);
-}
-static int random_int(int low, int high) { return low + (int)(next_random() % (uint32_t)(high - low + 1)); }
-static float random_float(void) { return (float)next_random() / 2147483648.0f - 1.0f; }
 
 /* What is computed. */
 typedef struct problem {

@@ -15,26 +15,10 @@ extern "C" {
 
 #include "backend/cuda/mma_index.cuh"
 #include "backend/cuda/mma_linear.h"
+#include "cuda_memory.h"
+#include "random_values.h"
 
 enum { MAX_TOKENS = 140 };
-
-static uint64_t rng = 88172645463325252u;
-static uint32_t next_random(void)
-{
-    rng ^= rng << 13;
-    rng ^= rng >> 7;
-    rng ^= rng << 17;
-    return (uint32_t)(rng >> 32);
-}
-static float random_float(void) { return (float)next_random() / 2147483648.0f - 1.0f; }
-
-static void *to_device(const void *host, size_t bytes)
-{
-    void *p = NULL;
-    assert_int_equal(cudaMalloc(&p, bytes), cudaSuccess);
-    assert_int_equal(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice), cudaSuccess);
-    return p;
-}
 
 /* ---- index arithmetic */
 

@@ -10,15 +10,7 @@ extern "C" {
 #include <cmocka.h>
 }
 
-#include "backend/cuda/device.cuh"
-
-static void *to_device(const void *host, size_t bytes)
-{
-    void *p = NULL;
-    assert_int_equal(cudaMalloc(&p, bytes), cudaSuccess);
-    assert_int_equal(cudaMemcpy(p, host, bytes, cudaMemcpyHostToDevice), cudaSuccess);
-    return p;
-}
+#include "cuda_memory.h"
 
 static void from_device(void *host, void *device, size_t bytes)
 {

@@ -1,5 +1,7 @@
 #include "base/comm.h"
 
+#include <dlfcn.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/mem.h"
@@ -8,7 +10,9 @@
 quire_status qr_comm_open(int size, qr_comm **out, quire_error *error)
 {
     char problem[256];
-    void *symbol = qr_plugin_symbol("libquire-mpi.so", "quire_mpi_open", problem, sizeof problem);
+    void *library = qr_plugin_open("libquire-mpi.so", true, problem, sizeof problem);
+    void *symbol = library ? dlsym(library, "quire_mpi_open") : NULL;
+    if (library && !symbol) snprintf(problem, sizeof problem, "%s", dlerror());
     if (!symbol)
         return qr_fail(
             error, QUIRE_UNSUPPORTED,

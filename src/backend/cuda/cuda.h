@@ -129,7 +129,7 @@ typedef const qr_cuda_api *(*qr_cuda_api_fn)(void);
 
 /* The backend of CUDA device `index`. tensor_cores: attention on them where mma_attention.h has it (weight_create()'s
  * compute says the same of matrices), else all ops in the CPU's bits. library: path of libquire-cuda.so, or NULL:
- * QUIRE_CUDA_LIBRARY, else beside the program and in ../lib of it, else where the loader looks. `threads` is for what
+ * QUIRE_CUDA_LIBRARY, else where base/plugin.h looks. `threads` is for what
  * the host does (sampling). DEVICE: no library, no driver, no such device; the text says which and what to do. */
 QUIRE_MUST_USE quire_status qr_cuda_backend_create(const char *library, int index, int threads, bool tensor_cores,
                                                    qr_backend **out, quire_error *error);
