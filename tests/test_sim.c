@@ -233,6 +233,25 @@ static void same_seed_same_result(void **state)
     qr_sim_trace_deinit(&s.trace);
 }
 
+/* Prompts that arrive together: with the short ones first the mean wait for a first token is shorter. */
+static void fair_waits_less(void **state)
+{
+    (void)state;
+    static setup s;
+    static qr_sim_result fcfs, fair;
+    setup_sharegpt(&s, 100);
+    s.workload.request_rate = INFINITY;
+    s.sim.sched.max_num_batched_tokens = 512;
+    run(&s, &fcfs);
+    s.sim.sched.policy = QR_SCHED_FAIR;
+    run(&s, &fair);
+    check_conserved(&s, &fair);
+    assert_int_equal(fair.output_tokens, fcfs.output_tokens);
+    assert_true(qr_sim_histogram_mean(&fair.time_to_first_token) <
+                0.9 * qr_sim_histogram_mean(&fcfs.time_to_first_token));
+    qr_sim_trace_deinit(&s.trace);
+}
+
 /* One request alone: its latency is the sum of its steps, worked out by hand. */
 static void one_request_by_hand(void **state)
 {
@@ -394,6 +413,7 @@ int main(void)
         cmocka_unit_test(kv_memory_of_the_paper),
         cmocka_unit_test(hardware_from_json),
         cmocka_unit_test(same_seed_same_result),
+        cmocka_unit_test(fair_waits_less),
         cmocka_unit_test(one_request_by_hand),
         cmocka_unit_test(swapping_conserves),
         cmocka_unit_test(samples_share_their_prompt),

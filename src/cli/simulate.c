@@ -92,6 +92,7 @@ static quire_status choose_policy(simulation *s, quire_error *error)
     const qr_sim_cost *cost = &s->sim.cost;
     qr_sched_options *o = &s->sim.sched;
     qr_sched_options_init(o);
+    o->policy = strcmp(e->scheduling_policy, "fair") == 0 ? QR_SCHED_FAIR : QR_SCHED_FCFS;
     o->block_size = e->block_size;
     o->max_num_seqs = e->max_num_seqs;
     o->max_num_batched_tokens = e->max_num_batched_tokens;

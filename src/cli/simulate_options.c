@@ -82,6 +82,12 @@ static const qr_option policy_options[] = {
      .kind = QR_OPTION_SWITCH,
      .offset = AT(engine.enable_prefix_caching),
      .help = "reuse the KV blocks of prompts that begin alike"},
+    {.name = "scheduling-policy",
+     .kind = QR_OPTION_CHOICE,
+     .offset = AT(engine.scheduling_policy),
+     .choices = "fcfs|fair",
+     .help = "fcfs: first come first served, as in the paper; fair: a short prompt may overtake longer ones, each for "
+             "a bounded time, as `quire serve` does by itself"},
     {.name = "preemption-mode",
      .kind = QR_OPTION_CHOICE,
      .offset = AT(engine.preemption_mode),
@@ -191,6 +197,8 @@ const qr_option_group *const qr_cli_simulate_groups[] = {&machine, &policy, &wor
 void qr_cli_simulate_defaults(qr_cli_args *args)
 {
     args->engine.max_num_seqs = 256;
+    args->engine.max_num_batched_tokens = 2048;
+    args->engine.scheduling_policy = "fcfs";
     args->engine.gpu_memory_utilization = 0.9;
     args->bench.dataset_name = "sharegpt";
     args->sim = (qr_cli_sim_args){

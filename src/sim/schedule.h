@@ -4,7 +4,7 @@
  *      └─► steps with their times ─► least squares ─► step_us, seq_us, token_us, pair_us
  *
  * Requests arrive in the replay when the step that follows them is scheduled, as they did.
- * Limits: no beam search, no speculation, nothing aborted, first come first served.
+ * Limits: no beam search, no speculation, nothing aborted, not by priority.
  * Threads: one at a time. */
 #ifndef QR_SIM_SCHEDULE_H
 #define QR_SIM_SCHEDULE_H

@@ -12,8 +12,8 @@
  * (cost.h), and tokens by numbers. The same options give the same result on every machine.
  *
  * Memory: requests exist from their arrival to their end, and of those that wait at most QR_SIM_MAX_WAITING: later ones
- * stay in the workload until there is room. That changes nothing, as they are served first come first served. Threads:
- * one at a time. */
+ * stay in the workload until there is room. That changes nothing when they are served first come first served; with
+ * QR_SCHED_FAIR nobody among those can overtake. Threads: one at a time. */
 #ifndef QR_SIM_SIM_H
 #define QR_SIM_SIM_H
 
