@@ -17,14 +17,17 @@
 
 #include "backend/cpu/cpu_backend.h"
 
-enum { ITEMS_PER_THREAD = 4 };
+enum {
+    ITEMS_PER_THREAD = 4, /* or the contexts are split */
+    RUNS_PER_THREAD = 16  /* of items one after the other, each fetching the next one's beginning */
+};
 
 typedef struct attend_job {
     qr_cpu_backend *cpu;
     const qr_batch *batch;
     const qr_attention_args *args;
     int heads_per_kv;
-    int num_groups, num_items;
+    int num_groups, num_items, items_per_run;
     int max_segments;     /* of the longest context */
     qr_attend_part parts; /* split: [item of rows][segment][row] */
 } attend_job;
@@ -49,8 +52,8 @@ typedef struct run {
 
 /* A way through the runs of an item. */
 typedef struct walk {
-    const row_block *b;
-    bool more; /* now is a run, and tile has its blocks */
+    const row_block *b, *follows; /* follows: the item that the thread takes up afterwards, or NULL */
+    bool more;                    /* now is a run, and tile has its blocks */
     run now;
     qr_attend_tile tile;
 } walk;
@@ -187,24 +190,34 @@ static void find_blocks(const attend_job *job, const row_block *b, const run *r,
     }
 }
 
-/* The first run at or after position `at`. Nothing of it was fetched: ask for all at once. */
+/* The first run at or after position `at`; false: there is none. */
+static bool first_run(const row_block *b, int at, run *r)
+{
+    if (at < b->begin) at = b->begin;
+    *r = (run){.at = at / QR_ATTEND_TILE * QR_ATTEND_TILE};
+    return next_run(b, r);
+}
+
 static void start_walk(const attend_job *job, const row_block *b, int at, qr_thread_scratch *scratch, walk *w)
 {
     const qr_attention_args *a = job->args;
-    const qr_kv_cache *c = a->cache;
-    if (at < b->begin) at = b->begin;
     w->b = b;
-    w->now = (run){.at = at / QR_ATTEND_TILE * QR_ATTEND_TILE};
-    w->more = next_run(b, &w->now);
-    w->tile = (qr_attend_tile){.dtype = c->config.dtype,
-                               .block_size = c->config.block_size,
+    w->follows = NULL;
+    w->more = first_run(b, at, &w->now);
+    w->tile = (qr_attend_tile){.dtype = a->cache->config.dtype,
+                               .block_size = a->cache->config.block_size,
                                .head_size = a->head_size,
-                               .padded = c->padded,
+                               .padded = a->cache->padded,
                                .scale = a->scale,
                                .scores = scratch->scores};
-    if (!w->more) return;
-    find_blocks(job, b, &w->now, w->tile.k, w->tile.v);
-    for (int i = 0; i < QR_ATTEND_TILE / c->config.block_size; i++) {
+    if (w->more) find_blocks(job, b, &w->now, w->tile.k, w->tile.v);
+}
+
+/* Ask for all of the walk's first run at once: nothing of it was fetched before. */
+static void fetch_start(const attend_job *job, const walk *w)
+{
+    const qr_kv_cache *c = job->args->cache;
+    for (int i = 0; w->more && i < QR_ATTEND_TILE / c->config.block_size; i++) {
         job->cpu->kernels->fetch_block(w->tile.k[i], (int)c->head_k_bytes);
         job->cpu->kernels->fetch_block(w->tile.v[i], (int)c->head_v_bytes);
     }
@@ -215,9 +228,12 @@ static void attend_run(const attend_job *job, walk *w, qr_attend_part part)
 {
     const row_block *b = w->b;
     qr_attend_tile *t = &w->tile;
-    run next = w->now;
+    run next = w->now, start;
     w->more = next_run(b, &next);
-    find_blocks(job, b, w->more ? &next : &w->now, t->next_k, t->next_v); /* or what is being read: no wait */
+    if (!w->more && w->follows && first_run(w->follows, 0, &start))
+        find_blocks(job, w->follows, &start, t->next_k, t->next_v);
+    else /* or what is being read: no wait */
+        find_blocks(job, b, w->more ? &next : &w->now, t->next_k, t->next_v);
     int row = b->first_row[w->now.first_seq], at = w->now.at;
     t->num_rows = b->first_row[w->now.end_seq] - row;
     t->q = b->q + row;
@@ -279,21 +295,37 @@ static void write_out(const attend_job *job, const row_block *b, qr_attend_part 
     }
 }
 
-static void attend_item(void *ctx, int item, int thread_idx)
+static void attend_item(const attend_job *job, walk *w, qr_thread_scratch *scratch)
+{
+    qr_attend_part tile = thread_part(scratch, 0), segment = thread_part(scratch, 1), all = thread_part(scratch, 2);
+    clear_part(all);
+    for (int s = first_segment(w->b); s < end_segment(w->b); s++) {
+        attend_segment(job, w, s, tile, segment);
+        job->cpu->kernels->merge(&all, &segment, w->b->num_rows, w->tile.padded);
+    }
+    write_out(job, w->b, all);
+}
+
+static void attend_items(void *ctx, int index, int thread_idx)
 {
     const attend_job *job = ctx;
     qr_thread_scratch *scratch = &job->cpu->threads[thread_idx];
-    qr_attend_part tile = thread_part(scratch, 0), segment = thread_part(scratch, 1), all = thread_part(scratch, 2);
-    row_block b;
+    int first = index * job->items_per_run, end = first + job->items_per_run;
+    if (end > job->num_items) end = job->num_items;
+    row_block blocks[2];
     walk w;
-    find_rows(job, item, &b);
-    start_walk(job, &b, 0, scratch, &w);
-    clear_part(all);
-    for (int s = first_segment(&b); s < end_segment(&b); s++) {
-        attend_segment(job, &w, s, tile, segment);
-        job->cpu->kernels->merge(&all, &segment, b.num_rows, w.tile.padded);
+    find_rows(job, first, &blocks[0]);
+    for (int item = first; item < end; item++) {
+        const row_block *b = &blocks[(item - first) % 2];
+        row_block *follows = &blocks[(item - first + 1) % 2];
+        start_walk(job, b, 0, scratch, &w);
+        if (item == first) fetch_start(job, &w);
+        if (item + 1 < end) {
+            find_rows(job, item + 1, follows);
+            w.follows = follows;
+        }
+        attend_item(job, &w, scratch);
     }
-    write_out(job, &b, all);
 }
 
 /* ---- split over the context */
@@ -314,6 +346,7 @@ static void attend_one_segment(void *ctx, int index, int thread_idx)
     find_rows(job, item, &b);
     if (segment < first_segment(&b) || segment >= end_segment(&b)) return;
     start_walk(job, &b, segment * QR_ATTEND_SEGMENT, scratch, &w);
+    fetch_start(job, &w);
     attend_segment(job, &w, segment, thread_part(scratch, 0), split_part(job, item, segment));
 }
 
@@ -354,7 +387,8 @@ void qr_cpu_attention(qr_backend *be, const qr_batch *batch, const qr_attention_
     job.max_segments = (longest + QR_ATTEND_SEGMENT - 1) / QR_ATTEND_SEGMENT;
     plan_items(&job);
     if (!plan_split(&job)) {
-        qr_pool_run(be->pool, attend_item, &job, job.num_items);
+        job.items_per_run = job.num_items / (cpu->num_threads * RUNS_PER_THREAD) + 1;
+        qr_pool_run(be->pool, attend_items, &job, (job.num_items + job.items_per_run - 1) / job.items_per_run);
         return;
     }
     qr_pool_run(be->pool, attend_one_segment, &job, job.num_items * job.max_segments);
