@@ -136,7 +136,8 @@ static void check_tiny(const char *device, const char *arch, const char *model_p
         if (quire_model_logits(model, ids, num_ids, got, &error) != QUIRE_OK) fail_msg("%s", error.message);
         for (size_t i = 0; i < num_ids * vocab; i++) worst = fmax(worst, fabs((double)got[i] - want[i]));
         check_greedy(submit_greedy(engine, ids, num_ids, 24), json_array_get(json_object_get(golden, "greedy"), row));
-        if (row == 0) check_beams(engine, ids, num_ids, json_object_get(golden, "beam"), 20);
+        if (row == 0 && strcmp(device, "cpu") == 0)
+            check_beams(engine, ids, num_ids, json_object_get(golden, "beam"), 20);
         free(ids);
         free(want);
         free(got);

@@ -3,11 +3,18 @@
  *   a block: one token and head; tiles of 128 positions: a thread per position (scores), then a thread per dimension
  *   (values); merged within segments of 512, segments in order
  *
- * Where the batch leaves room in `parts`, each segment is a block of its own and a second kernel merges them in the
- * same order: what a row gets does not depend on which way was taken. */
+ * Where the batch has few rows and leaves room in `parts`, each segment is a block of its own and a second kernel
+ * merges them in the same order: what a row gets does not depend on which way was taken. */
 #include "backend/cuda/kv.cuh"
 
-enum { TILE = 128, SEGMENT = 512, THREADS = TILE, MAX_HEAD_SIZE = 512, DIMS = MAX_HEAD_SIZE / THREADS };
+enum {
+    TILE = 128,
+    SEGMENT = 512,
+    THREADS = TILE,
+    MAX_HEAD_SIZE = 512,
+    DIMS = MAX_HEAD_SIZE / THREADS,
+    ENOUGH_ROWS = 1024 /* blocks: about 8 for each multiprocessor of a large device */
+};
 
 /* A part of a softmax: every thread has m and l, and the output's dimensions threadIdx.x + 128 i. */
 struct part {
@@ -184,7 +191,8 @@ void qr_cuda_attend(qr_cuda_device *dev, const qr_cuda_attention *args)
 {
     size_t part_bytes = (size_t)args->num_tokens * args->num_heads * args->max_segments *
                         (2 + (size_t)args->kv.head_size) * sizeof(float);
-    bool split = args->max_segments > 1 && part_bytes <= QR_CUDA_PARTS_BYTES;
+    bool split = args->max_segments > 1 && (int64_t)args->num_tokens * args->num_heads <= ENOUGH_ROWS &&
+                 part_bytes <= QR_CUDA_PARTS_BYTES;
     dim3 grid((unsigned)args->num_tokens, (unsigned)args->num_heads, split ? (unsigned)args->max_segments : 1);
     switch (args->kv.dtype) {
 #define XX(id, name, bytes) \
