@@ -46,7 +46,8 @@ $(BUILD)/src/backend/cpu/%_neon.o:   ISA_CFLAGS = $(if $(filter aarch64,$(ARCH))
 # Tensor parallelism, where there is an MPI: a library that the program loads when it is asked for.
 MPI_LIB = $(eval MPI_LIB := $(if $(shell command -v mpicc),$(BUILD)/libquire-mpi.so))$(MPI_LIB)
 
-all: $(BUILD)/quire $(BUILD)/quire.1 $(BUILD)/libquire.a $(BUILD)/libquire.so mpi $(if $(filter 1,$(CUDA)),cuda) ## build quire, libquire.a and libquire.so (the default)
+all: program $(if $(filter 1,$(CUDA)),cuda,$(if $(filter 0,$(CUDA)),,cuda-if-found)) ## build all (the default); CUDA=1: fail without nvcc, CUDA=0: without CUDA
+program: $(BUILD)/quire $(BUILD)/quire.1 $(BUILD)/libquire.a $(BUILD)/libquire.so mpi ## build quire, libquire.a and libquire.so, for the CPU
 
 # Changes when the compiler or its flags do, and everything is rebuilt; says what is missing before the compiler does.
 $(BUILD)/flags: FORCE
@@ -127,11 +128,15 @@ $(BUILD)/examples/%: examples/%.c $(BUILD)/libquire.so
 	@echo '  LD   $@'
 	$(Q)$(LINK_TEST) -L$(BUILD) -lquire -Wl,-rpath,'$$ORIGIN/..'
 
-# ---- CUDA: libquire-cuda.so, which the program loads where there is one.   make cuda | make CUDA=1 (with all else)
+# ---- CUDA: libquire-cuda.so, which the program loads where there is one. Plain make builds it where there is an nvcc.
 
-NVCC       ?= $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc))
 CUDA_ARCHS ?= 80 89 90a 100
 CUDA_PTX   ?= 100# for what comes later
+NVCC       ?= $(eval NVCC := $(firstword $(shell command -v nvcc) $(wildcard /usr/local/cuda/bin/nvcc)))$(NVCC)
+# The architectures that it is too old for.
+NVCC_LACKS  = $(filter-out $(shell $(NVCC) --list-gpu-code),$(patsubst %a,%,$(addprefix sm_,$(CUDA_ARCHS))))
+# nvcc goes through ccache where the C compiler does.
+CCACHE      = $(eval CCACHE := $(if $(findstring ccache,$(CC) $(realpath $(shell command -v $(firstword $(CC))))),ccache))$(CCACHE)
 CUDA_OBJ   := $(patsubst %.cu,$(BUILD)/%.cu.o,$(wildcard src/backend/cuda/*.cu))
 NVCC_FLAGS = -std=c++17 -O3 -lineinfo -fmad=false -Isrc -Iinclude -Werror all-warnings \
              -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden \
@@ -140,15 +145,33 @@ NVCC_FLAGS = -std=c++17 -O3 -lineinfo -fmad=false -Isrc -Iinclude -Werror all-wa
 
 cuda: $(BUILD)/libquire-cuda.so ## build libquire-cuda.so, the CUDA backend (needs nvcc)
 
-$(BUILD)/%.cu.o: %.cu
+cuda-if-found:
+	$(if $(NVCC),$(if $(NVCC_LACKS),@echo '  no CUDA: $(NVCC) is too old for $(NVCC_LACKS)',@$(MAKE) --no-print-directory cuda))
+
+have-nvcc: # for tools/run-tests.py
+	@test -n '$(NVCC)' -a -z '$(if $(NVCC),$(NVCC_LACKS))'
+
+$(BUILD)/nvcc-flags: FORCE
 	@mkdir -p $(@D)
 	@test -n '$(NVCC)' || { echo "quire: nvcc is missing: install the CUDA toolkit or name it with NVCC=" >&2; exit 1; }
+	@echo '$(NVCC) $(NVCC_FLAGS)' | cmp -s - $@ || echo '$(NVCC) $(NVCC_FLAGS)' > $@
+
+$(BUILD)/%.cu.o: %.cu $(BUILD)/nvcc-flags
+	@mkdir -p $(@D)
 	@echo '  NVCC $<'
-	$(Q)$(NVCC) $(NVCC_FLAGS) -MMD -MP -MF $@.d -c $< -o $@
+	$(Q)$(CCACHE) $(NVCC) $(NVCC_FLAGS) -MMD -MP -MF $@.d -c $< -o $@
 
 $(BUILD)/libquire-cuda.so: $(CUDA_OBJ)
 	@echo '  LD   $@'
 	$(Q)$(NVCC) -shared -cudart static -o $@ $^
+
+# Tests of the kernels themselves for a GPU; below they are built over the shim.
+GPU_TESTS := $(patsubst tests/%.cu,$(BUILD)/gpu/%,$(wildcard tests/test_*.cu))
+gpu-tests: cuda $(GPU_TESTS)
+$(BUILD)/gpu/%: $(BUILD)/tests/%.cu.o $(CUDA_OBJ) $(BUILD)/libquire.a
+	@mkdir -p $(@D)
+	@echo '  LD   $@'
+	$(Q)$(NVCC) -cudart static -o $@ $^ $(CMOCKA_LIBS) -lm
 
 # The same sources as C++ for this processor, over the emulation in tests/cuda_shim.
 SHIM_CXXFLAGS = -std=c++17 $(WARN) -Wno-unknown-pragmas -ffp-contract=off -march=native -fvisibility=hidden -fPIC -pthread -Iinclude -Isrc \
@@ -178,7 +201,7 @@ $(BUILD)/libquire-cuda-shim.so: $(SHIM_OBJ) $(filter $(BUILD)/src/tensor/%,$(LIB
 SHIM_LIB := $(BUILD)/libquire-cuda-shim.so
 $(filter %/test_backend %/test_backend_attention %/test_engine_golden %/test_engine_cuda %/test_determinism,$(TESTS)): | $(SHIM_LIB)
 
-tests: all $(TESTS) $(EXAMPLES) ## build the test programs
+tests: program $(TESTS) $(EXAMPLES) ## build the test programs
 fuzzers: $(FUZZERS)
 
 # One clang build with ASan, UBSan and fuzzing hooks serves unit tests, the program and the fuzz targets alike.
@@ -221,6 +244,9 @@ check-fast: ## what a developer runs before each commit: unit tests, format, inc
 
 check-docs: $(BUILD)/quire ## fail when a page names an option or file that is not there
 	@python3 tools/check-docs.py
+
+check-cuda: ## on a machine with a GPU: op tests, goldens, determinism, compute-sanitizer; fails where there is none
+	@python3 tools/run-tests.py cuda
 
 check-arm: ## cross-compile base, tensor and backend for AArch64, run their tests under qemu
 	@tools/install-deps.sh build arm
@@ -277,8 +303,8 @@ clean: ## remove all builds; models and the Python environment stay
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-20s %s\n", $$1, $$2}'
 
-.PHONY: all mpi cuda tests fuzzers asan tsan arm serve deps model check check-fast check-arm fuzz format check-format \
+.PHONY: all program mpi cuda cuda-if-found have-nvcc gpu-tests tests fuzzers asan tsan arm serve deps model check check-fast check-arm check-cuda fuzz format check-format \
         check-includes check-docs install uninstall clean help FORCE
 .SECONDARY:
--include $(CUDA_OBJ:=.d) $(wildcard $(BUILD)/shim/*/*.d $(BUILD)/shim/*/*/*.d $(BUILD)/shim/*/*/*/*.d)
+-include $(CUDA_OBJ:=.d) $(GPU_TESTS:$(BUILD)/gpu/%=$(BUILD)/tests/%.cu.o.d) $(wildcard $(BUILD)/shim/*/*.d $(BUILD)/shim/*/*/*.d $(BUILD)/shim/*/*/*/*.d)
 -include $(LIB_OBJ:.o=.d) $(APP_OBJ:.o=.d) $(MAIN_OBJ:.o=.d) $(TESTS:=.d) $(FUZZERS:=.d) $(EXAMPLES:=.d)

@@ -1,12 +1,13 @@
 /* backend_sets: the backends that tests of ops compare: the CPU's instruction sets, and CUDA.
  *
  * CUDA: the library that QUIRE_CUDA_LIBRARY names, or libquire-cuda-shim.so of this build, which runs the kernels on
- * the CPU (tests/cuda_shim) and where a device's memory is the host's, so that ops take plain arrays.
+ * the CPU (tests/cuda_shim). What ops read and write is of shared_alloc(); wait() before looking at it.
  * Set 0 is the scalar reference. */
 #ifndef QR_TESTS_BACKEND_SETS_H
 #define QR_TESTS_BACKEND_SETS_H
 
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -31,6 +32,38 @@ __attribute__((unused)) static quire_status create_set(int set, int threads, qr_
     if (set != CUDA_SET) return qr_cpu_backend_create(set_names[set], threads, out, error);
     return qr_cuda_backend_create(getenv("QUIRE_CUDA_LIBRARY") ? NULL : cuda_shim_path(), 0, threads, false, out,
                                   error);
+}
+
+/* What ops of all sets can read and write: page-locked memory of the CUDA set, where there is one, else the host's. */
+static qr_backend *shared_owner(void)
+{
+    static qr_backend *owner;
+    static bool asked;
+    if (!asked && create_set(CUDA_SET, 1, &owner, NULL) != QUIRE_OK) owner = NULL;
+    asked = true;
+    return owner;
+}
+
+__attribute__((unused)) static void *shared_alloc(size_t bytes)
+{
+    qr_backend *owner = shared_owner();
+    void *p = owner ? owner->ops->buffer_alloc(owner, bytes, true) : malloc(bytes);
+    if (!p) abort();
+    return p;
+}
+
+__attribute__((unused)) static void shared_free(void *p)
+{
+    qr_backend *owner = shared_owner();
+    if (owner)
+        owner->ops->buffer_free(owner, p, 0);
+    else
+        free(p);
+}
+
+__attribute__((unused)) static void *shared_copy(const void *from, size_t bytes)
+{
+    return memcpy(shared_alloc(bytes), from, bytes);
 }
 
 #endif

@@ -17,9 +17,10 @@
 
 static qr_backend *sets[NUM_SETS]; /* NULL: not here; sets[0] is the reference */
 
+/* shared_free() it */
 static float *random_floats(size_t n, float scale)
 {
-    float *x = malloc((n + 1) * sizeof *x);
+    float *x = shared_alloc((n + 1) * sizeof *x);
     for (size_t i = 0; i < n; i++) x[i] = random_float() * scale;
     return x;
 }
@@ -65,12 +66,12 @@ static void assert_close(const float *a, const double *b, const double *magnitud
 
 /* ---- linear */
 
-/* Random bytes are valid blocks of any type; float16 fields get sane exponents. */
+/* shared_free() it.  Random bytes are valid blocks of any type; float16 fields get sane exponents. */
 static void *random_matrix(qr_dtype dtype, int64_t rows, int64_t cols, qr_tensor_view *view)
 {
     *view = (qr_tensor_view){.name = "random", .dtype = dtype, .num_dims = 2, .dims = {cols, rows, 1, 1}};
     view->bytes = (size_t)rows * qr_tensor_row_bytes(view);
-    uint8_t *data = malloc(view->bytes);
+    uint8_t *data = shared_alloc(view->bytes);
     size_t block_bytes = (size_t)qr_dtype_block_bytes(dtype);
     for (size_t i = 0; i < view->bytes; i++) data[i] = (uint8_t)next_random();
     static const struct {
@@ -168,31 +169,31 @@ static void run_linear_case(const linear_case *c)
         qr_weight *weights[3];
         for (int i = 0; i < c->num_weights; i++)
             assert_int_equal(sets[s]->ops->weight_create(sets[s], &views[i], c->compute, &weights[i], NULL), QUIRE_OK);
-        y[s] = malloc(num_y * sizeof *y[s]);
-        memcpy(y[s], y_before, num_y * sizeof *y[s]);
+        y[s] = shared_copy(y_before, num_y * sizeof *y[s]);
         sets[s]->ops->linear(sets[s], x, c->cols, c->num_tokens, (const qr_weight *const *)weights,
                              c->bias ? (const float *const *)biases : NULL, c->num_weights, y[s], total, c->accumulate);
+        sets[s]->ops->wait(sets[s]);
         if (s == 0)
             assert_close(y[s], expected, magnitude, num_y, 1e-6, what);
         else
             assert_same_floats(y[s], y[0], num_y, what, set_names[s]);
         /* one token alone */
         int t = random_int(0, c->num_tokens - 1);
-        float *one = malloc((size_t)total * sizeof *one);
-        memcpy(one, y_before + t * total, (size_t)total * sizeof *one);
+        float *one = shared_copy(y_before + t * total, (size_t)total * sizeof *one);
         sets[s]->ops->linear(sets[s], x + t * c->cols, c->cols, 1, (const qr_weight *const *)weights,
                              c->bias ? (const float *const *)biases : NULL, c->num_weights, one, total, c->accumulate);
+        sets[s]->ops->wait(sets[s]);
         assert_same_floats(one, y[s] + t * total, (size_t)total, what, "one token alone");
-        free(one);
+        shared_free(one);
         for (int i = 0; i < c->num_weights; i++) sets[s]->ops->weight_destroy(sets[s], weights[i]);
     }
     for (int i = 0; i < c->num_weights; i++) {
-        free((void *)views[i].data);
-        free(biases[i]);
+        shared_free((void *)views[i].data);
+        shared_free(biases[i]);
     }
-    for (int s = 0; s < NUM_SETS; s++) free(y[s]);
-    free(x);
-    free(y_before);
+    for (int s = 0; s < NUM_SETS; s++) shared_free(y[s]);
+    shared_free(x);
+    shared_free(y_before);
     free(expected);
     free(magnitude);
 }
@@ -250,19 +251,19 @@ static void norms(void **state)
         float *out[NUM_SETS][2];
         for (int s = 0; s < NUM_SETS; s++) {
             if (!sets[s]) continue;
-            out[s][0] = malloc(n * sizeof(float));
-            out[s][1] = malloc(n * sizeof(float));
-            memcpy(out[s][1], x, n * sizeof(float)); /* in place */
+            out[s][0] = shared_alloc(n * sizeof(float));
+            out[s][1] = shared_copy(x, n * sizeof(float)); /* in place */
             sets[s]->ops->rms_norm(sets[s], x, w, 1e-5f, rows, cols, out[s][0]);
             sets[s]->ops->layer_norm(sets[s], out[s][1], w, b, 1e-5f, rows, cols, out[s][1]);
+            sets[s]->ops->wait(sets[s]);
             assert_same_floats(out[s][0], out[0][0], n, "rms_norm", set_names[s]);
             assert_same_floats(out[s][1], out[0][1], n, "layer_norm", set_names[s]);
         }
         assert_close(out[0][0], rms, NULL, n, 1e-5, "rms_norm");
         if (cols > 1) assert_close(out[0][1], layer, NULL, n, 1e-3, "layer_norm");
         for (int s = 0; s < NUM_SETS; s++)
-            if (sets[s]) free(out[s][0]), free(out[s][1]);
-        free(x), free(w), free(b), free(rms), free(layer);
+            if (sets[s]) shared_free(out[s][0]), shared_free(out[s][1]);
+        shared_free(x), shared_free(w), shared_free(b), free(rms), free(layer);
     }
 }
 
@@ -297,19 +298,19 @@ static void activations(void **state)
         float *out[NUM_SETS][2];
         for (int s = 0; s < NUM_SETS; s++) {
             if (!sets[s]) continue;
-            out[s][0] = malloc(n * sizeof(float));
-            out[s][1] = malloc(2 * n * sizeof(float));
-            memcpy(out[s][1], gate_up, 2 * n * sizeof(float));
+            out[s][0] = shared_alloc(n * sizeof(float));
+            out[s][1] = shared_copy(gate_up, 2 * n * sizeof(float));
             sets[s]->ops->gated_act(sets[s], gate_up, act, rows, cols, out[s][0]);
             sets[s]->ops->act(sets[s], out[s][1], act, 2 * rows, cols);
+            sets[s]->ops->wait(sets[s]);
             assert_same_floats(out[s][0], out[0][0], n, "gated_act", set_names[s]);
             assert_same_floats(out[s][1], out[0][1], 2 * n, "act", set_names[s]);
         }
         assert_close(out[0][0], gated, magnitude, n, 1e-6, "gated_act");
         assert_close(out[0][1], plain, NULL, 2 * n, 2e-6, "act");
         for (int s = 0; s < NUM_SETS; s++)
-            if (sets[s]) free(out[s][0]), free(out[s][1]);
-        free(gate_up), free(plain), free(gated), free(magnitude);
+            if (sets[s]) shared_free(out[s][0]), shared_free(out[s][1]);
+        shared_free(gate_up), free(plain), free(gated), free(magnitude);
     }
 }
 
@@ -335,7 +336,7 @@ static void exp_is_accurate_and_clamped(void **state)
         if (fabs((double)first[i] - expected) > 1.5e-7 * expected)
             fail_msg("exp(%.9g) = %.9g, expected %.9g", (double)x[i], (double)first[i], expected);
     }
-    free(x), free(first), free(out);
+    shared_free(x), free(first), free(out);
 }
 
 static void statistics_of_logits(void **state)
@@ -364,7 +365,7 @@ static void statistics_of_logits(void **state)
             if (s == 0) memcpy(first_sum, sum, sizeof sum);
             assert_same_floats(sum, first_sum, (size_t)rows, "row_stats", set_names[s]);
         }
-        free(x);
+        shared_free(x);
     }
 }
 
@@ -376,7 +377,9 @@ static void embedding_and_gathering(void **state)
         enum { ROWS = 30, COLS = 320, TOKENS = 9 };
         qr_tensor_view view, pos_view;
         void *data = random_matrix(types[i], ROWS, COLS, &view), *pos = random_matrix(QR_F32, ROWS, COLS, &pos_view);
-        int32_t ids[TOKENS], positions[TOKENS], order[TOKENS];
+        int32_t *ids = shared_alloc(TOKENS * sizeof *ids), *positions = shared_alloc(TOKENS * sizeof *positions);
+        int32_t order[TOKENS];
+        float *out = shared_alloc(TOKENS * COLS * sizeof *out), *gathered = shared_alloc(TOKENS * COLS * sizeof *out);
         for (int t = 0; t < TOKENS; t++) {
             ids[t] = random_int(0, ROWS - 1);
             positions[t] = random_int(0, ROWS - 3);
@@ -384,9 +387,10 @@ static void embedding_and_gathering(void **state)
         }
         for (int s = 0; s < NUM_SETS; s++) {
             if (!sets[s]) continue;
-            float out[TOKENS * COLS], gathered[TOKENS * COLS], row[COLS];
+            float row[COLS];
             sets[s]->ops->embed(sets[s], &view, ids, TOKENS, 3.0f, i % 2 ? &pos_view : NULL, positions, 2, out, COLS);
             sets[s]->ops->gather_rows(sets[s], out, order, TOKENS, COLS, gathered);
+            sets[s]->ops->wait(sets[s]);
             for (int t = 0; t < TOKENS; t++) {
                 qr_dequantize(types[i], (uint8_t *)data + (size_t)ids[t] * qr_tensor_row_bytes(&view), row, COLS);
                 for (int c = 0; c < COLS; c++) {
@@ -397,7 +401,8 @@ static void embedding_and_gathering(void **state)
                 }
             }
         }
-        free(data), free(pos);
+        shared_free(data), shared_free(pos), shared_free(ids), shared_free(positions), shared_free(out);
+        shared_free(gathered);
     }
 }
 

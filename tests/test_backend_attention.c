@@ -58,15 +58,15 @@ static problem random_problem(int trial)
         for (size_t i = 0; i < n; i++) p.qkv[r][i] = random_float() * 2;
     }
     int half = p.rotary_dim / 2;
-    p.cos = malloc((size_t)(MAX_POSITION * half + 1) * sizeof(float));
-    p.sin = malloc((size_t)(MAX_POSITION * half + 1) * sizeof(float));
+    p.cos = shared_alloc((size_t)(MAX_POSITION * half + 1) * sizeof(float));
+    p.sin = shared_alloc((size_t)(MAX_POSITION * half + 1) * sizeof(float));
     for (int t = 0; t < MAX_POSITION; t++)
         for (int i = 0; i < half; i++) {
             p.cos[t * half + i] = cosf((float)t * powf(10000, -(float)i / (float)half));
             p.sin[t * half + i] = sinf((float)t * powf(10000, -(float)i / (float)half));
         }
-    p.q_norm = malloc((size_t)p.head_size * sizeof(float));
-    p.k_norm = malloc((size_t)p.head_size * sizeof(float));
+    p.q_norm = shared_alloc((size_t)p.head_size * sizeof(float));
+    p.k_norm = shared_alloc((size_t)p.head_size * sizeof(float));
     for (int i = 0; i < p.head_size; i++) p.q_norm[i] = random_float(), p.k_norm[i] = random_float();
     return p;
 }
@@ -74,7 +74,7 @@ static problem random_problem(int trial)
 static void free_problem(problem *p)
 {
     for (int r = 0; r < p->num_reqs; r++) free(p->qkv[r]);
-    free(p->cos), free(p->sin), free(p->q_norm), free(p->k_norm);
+    shared_free(p->cos), shared_free(p->sin), shared_free(p->q_norm), shared_free(p->k_norm);
 }
 
 /* ---- reference in double precision */
@@ -178,8 +178,8 @@ static void step(const run *r, int num_reqs, const int *reqs, const int *first, 
     int32_t *table = malloc((size_t)(num_reqs * r->max_blocks) * sizeof *table);
     int total = 0, row = row_floats(p), bs = r->w->block_size;
     for (int i = 0; i < num_reqs; i++) total += count[i];
-    float *qkv = malloc((size_t)total * (size_t)row * sizeof *qkv);
-    float *out = malloc((size_t)total * (size_t)out_floats(p) * sizeof *out);
+    float *qkv = shared_alloc((size_t)total * (size_t)row * sizeof *qkv);
+    float *out = shared_alloc((size_t)total * (size_t)out_floats(p) * sizeof *out);
     total = 0;
     for (int i = 0; i < num_reqs; i++) {
         memcpy(qkv + total * row, p->qkv[reqs[i]] + first[i] * row, (size_t)(count[i] * row) * sizeof *qkv);
@@ -229,10 +229,11 @@ static void step(const run *r, int num_reqs, const int *reqs, const int *first, 
                                    .cache = r->cache,
                                    .layer = LAYER};
     r->be->ops->attention(r->be, begun, &attention);
+    r->be->ops->wait(r->be);
     for (int i = 0, at = 0; i < num_reqs; at += count[i], i++)
         memcpy(r->out[reqs[i]] + first[i] * out_floats(p), out + at * out_floats(p),
                (size_t)(count[i] * out_floats(p)) * sizeof *out);
-    free(table), free(qkv), free(out);
+    free(table), shared_free(qkv), shared_free(out);
 }
 
 /* False when the processor lacks the set. */
@@ -396,7 +397,7 @@ static alike random_alike(int trial)
             if (gone || b >= len_in_blocks(&a, i)) a.table[i * MAX_ROW_BLOCKS + b] = random_int(0, 1) - 1;
         }
     size_t num = (size_t)(a.num_tokens * a.num_heads * a.head_size);
-    a.q = malloc(num * sizeof *a.q);
+    a.q = shared_alloc(num * sizeof *a.q);
     for (size_t i = 0; i < num; i++) a.q[i] = random_float() * 2;
     return a;
 }
@@ -468,6 +469,7 @@ static bool attend_alike(const alike *a, int set, int threads, bool together, fl
         args.out = out + a->start[i] * cols;
         be->ops->attention(be, be->ops->batch_begin(be, &one, cache), &args);
     }
+    be->ops->wait(be);
     be->ops->kv_cache_destroy(be, cache);
     be->ops->destroy(be);
     return true;
@@ -508,7 +510,7 @@ static void shared_prefixes_change_no_bit(void **state)
         qr_batch_find_prefixes(&batch, a.block_size, a.order, a.blocks);
         assert_prefixes(&a);
         int num = a.num_tokens * a.num_heads * a.head_size;
-        float *expected = malloc((size_t)num * sizeof(float)), *out = malloc((size_t)num * sizeof(float));
+        float *expected = shared_alloc((size_t)num * sizeof(float)), *out = shared_alloc((size_t)num * sizeof(float));
         assert_true(attend_alike(&a, best_set(), 1, false, expected));
         int64_t work = 0;
         for (int i = 0; i < a.num_reqs; i++)
@@ -524,7 +526,7 @@ static void shared_prefixes_change_no_bit(void **state)
                              set_names[set], threads, a.block_size, i / (a.num_heads * a.head_size), (double)out[i],
                              (double)expected[i]);
         }
-        free(expected), free(out), free(a.q);
+        shared_free(expected), shared_free(out), shared_free(a.q);
     }
 }
 

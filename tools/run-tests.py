@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build and run quire's tests.   tools/run-tests.py [--seconds N] [--jobs N] all | fast | fuzz | arm
+"""Build and run quire's tests.   tools/run-tests.py [--seconds N] [--jobs N] all | fast | fuzz | arm | cuda
 
     build ──► checks ──► unit ──► asan ──► tsan ──► fuzz ──► e2e          one line each, logs in build/logs/
                          (each group's programs side by side, e2e one by one)
@@ -10,10 +10,12 @@ count has failed. The last line, also kept in build/logs/summary, is "N passed, 
 """
 import argparse
 import concurrent.futures
+import ctypes
 import dataclasses
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "logs"
 MODEL = ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 TIMEOUT_S = 900
+CUDA_TIMEOUT_S = 3600  # compute-sanitizer takes its time
 E2E_ASAN = ("test_soak",)  # also with the sanitizers' build of the program
 SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1",
@@ -183,10 +186,17 @@ def e2e():
     return jobs + [Job(f"asan/e2e/{name}", [python, f"tests/e2e/{name}.py"], "script", asan) for name in E2E_ASAN]
 
 
+def compile_cuda(runner):
+    """Every .cu for all architectures, warnings being errors, where there is nvcc."""
+    if subprocess.run(["make", "-s", "have-nvcc"], cwd=ROOT, check=False).returncode == 0:
+        runner.make("gpu-tests")
+
+
 def run_all(runner):
     if runner.make("tests"):
         runner.group(checks())
         runner.group(unit("build", "unit"))
+    compile_cuda(runner)
     if runner.make("asan"):
         runner.group(unit("build-asan", "asan"))
     if runner.make("tsan"):
@@ -201,6 +211,7 @@ def run_fast(runner):
     if runner.make("tests"):
         runner.group(checks())
         runner.group(unit("build", "unit"))
+    compile_cuda(runner)
 
 
 def run_arm(runner):
@@ -209,18 +220,48 @@ def run_arm(runner):
                       for path in sorted((ROOT / "build-arm" / "tests").glob("test_*")) if path.suffix == ""])
 
 
+def num_gpus():
+    """As the driver counts them."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def run_cuda(runner):
+    """The tests that elsewhere run over the shim, on the GPU."""
+    library = {"QUIRE_CUDA_LIBRARY": str(ROOT / "build" / "libquire-cuda.so")}
+    sanitizer = shutil.which("compute-sanitizer", path=f"{os.environ['PATH']}:/usr/local/cuda/bin") or "compute-sanitizer"
+    if not (runner.make("tests") and runner.make("gpu-tests")):
+        return
+    ops = ["build/tests/test_backend", "build/tests/test_backend_attention",
+           *(f"build/gpu/{name}" for name in sources("tests/test_*.cu"))]
+    runner.group([Job(f"gpu/{pathlib.Path(path).name}", [path], "cmocka", library, CUDA_TIMEOUT_S)
+                  for path in (*ops, "build/tests/test_engine_golden", "build/tests/test_determinism")], workers=1)
+    for tool in ("memcheck", "racecheck"):
+        runner.group([Job(f"{tool}/{pathlib.Path(path).name}", [sanitizer, "--tool", tool, "--error-exitcode", "99", path],
+                          "cmocka", library, CUDA_TIMEOUT_S) for path in ops], workers=1)
+
+
 def main():
     parser = argparse.ArgumentParser(description="Build and run quire's tests.")
-    parser.add_argument("what", choices=("all", "fast", "fuzz", "arm"))
+    parser.add_argument("what", choices=("all", "fast", "fuzz", "arm", "cuda"))
     parser.add_argument("--seconds", type=int, default=10, help="per fuzz target (default 10)")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="side by side")
     args = parser.parse_args()
+    if args.what == "cuda" and num_gpus() == 0:
+        print("check-cuda: the driver finds no NVIDIA GPU here; what can be tested without one is in make check-fast")
+        return 1
     LOGS.mkdir(parents=True, exist_ok=True)
     (LOGS / "summary").unlink(missing_ok=True)
     if MODEL.exists():
         os.environ.setdefault("QUIRE_TEST_MODEL", str(MODEL))
+    if args.what != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # --device auto is the CPU wherever this runs
     runner = Runner(args.jobs, args.seconds)
-    {"all": run_all, "fast": run_fast, "arm": run_arm,
+    {"all": run_all, "fast": run_fast, "arm": run_arm, "cuda": run_cuda,
      "fuzz": lambda r: r.group(fuzz(r.seconds))}[args.what](runner)
     return runner.finish()
 
