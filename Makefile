@@ -198,8 +198,16 @@ $(BUILD)/libquire-cuda-shim.so: $(SHIM_OBJ) $(filter $(BUILD)/src/tensor/%,$(LIB
 	@echo '  LD   $@'
 	$(Q)$(CXX) -shared $(ALL_LDFLAGS) -o $@ $^ -lm
 
-SHIM_LIB := $(BUILD)/libquire-cuda-shim.so
-$(filter %/test_backend %/test_backend_attention %/test_engine_golden %/test_engine_cuda %/test_determinism,$(TESTS)): | $(SHIM_LIB)
+# Its libnccl.so.2, in a folder of its own where nothing finds it that is not told.
+$(BUILD)/shim/libnccl.so.2: tests/cuda_shim/nccl.c src/backend/cuda/nccl_api.h $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo '  LD   $@'
+	$(Q)$(CC) $(ALL_CFLAGS) -shared -Wl,-soname,libnccl.so.2 $(ALL_LDFLAGS) -o $@ $< -lrt
+
+SHIM_LIB  := $(BUILD)/libquire-cuda-shim.so
+SHIM_NCCL := $(BUILD)/shim/libnccl.so.2
+$(filter %/test_backend %/test_backend_attention %/test_engine_golden %/test_engine_cuda %/test_engine_ranks_cuda %/test_determinism,$(TESTS)): | $(SHIM_LIB)
+$(filter %/test_engine_ranks_cuda %/test_determinism,$(TESTS)): | $(SHIM_NCCL)
 
 tests: program $(TESTS) $(EXAMPLES) ## build the test programs
 fuzzers: $(FUZZERS)

@@ -86,6 +86,7 @@ static fake_group *fake_group_create(int size)
         g->comms[r] = (fake_comm){{.rank = r,
                                    .size = size,
                                    .num_local = size,
+                                   .local_rank = r,
                                    .broadcast = fake_broadcast,
                                    .all_gather = fake_all_gather,
                                    .gather = fake_gather,

@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/comm.h"
 #include "base/pool.h"
 #include "base/status.h"
 #include "tensor/tensor.h"
@@ -223,6 +224,17 @@ typedef struct qr_backend_ops {
                       int32_t *out_argmax, float *out_sum_exp);
     /* out[i] = exp((x[i] - sub) * scale), one row in host memory; the same polynomial; done on return. Any thread. */
     void (*exp_row)(qr_backend *be, const float *x, int64_t cols, float sub, float scale, float *out);
+
+    /* ---- several ranks (base/comm.h), a device each.  NULL where buffers are host memory: there the comm itself moves
+     * their bytes. All ranks call the same; results are there for the ops that follow.
+     * ranks_join: once, before the others, which use the comm's ranks but not the comm. max_cols: of ranks_gather.
+     *   returns  OK, or the first failure of a rank, on every rank */
+    quire_status (*ranks_join)(qr_backend *be, qr_comm *comm, int64_t max_cols, quire_error *error);
+    /* x[i] = ((x[i] of rank 0 + x[i] of rank 1) + x[i] of rank 2) + ..., on every rank, whatever count is. */
+    void (*ranks_sum)(qr_backend *be, float *x, size_t count);
+    /* Rows [num_rows, cols[r]] of each rank r > 0 behind one another's columns on rank 0, where x is [num_rows, ld] and
+     * has its own cols[0] in place. */
+    void (*ranks_gather)(qr_backend *be, float *x, int num_rows, int64_t ld, const int64_t *cols);
 } qr_backend_ops;
 
 struct qr_backend {

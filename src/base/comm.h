@@ -23,7 +23,7 @@ typedef struct qr_comm qr_comm;
 
 struct qr_comm {
     int rank, size;
-    int num_local; /* ranks on this machine, this one included */
+    int num_local, local_rank; /* ranks on this machine, this one included, and its place among them */
     /* Rank 0's bytes to all. The ranks that listen sleep when it takes long. */
     void (*broadcast)(qr_comm *comm, void *data, size_t bytes);
     /* out[r] = rank r's data, on every rank.   out [size][bytes] */

@@ -141,7 +141,8 @@ static quire_status size_pool(quire_engine *e, quire_error *error)
         const qr_kv_config draft_kv = qr_draft_kv_config(e->draft, &kv);
         block_bytes += be->ops->kv_block_bytes(be, &draft_kv);
     }
-    const uint64_t num_local = e->model->comm ? (uint64_t)e->model->comm->num_local : 1; /* ranks with a part each */
+    const bool is_shared = e->model->comm && !be->ops->ranks_join; /* memory of a machine, not of a device */
+    const uint64_t num_local = is_shared ? (uint64_t)e->model->comm->num_local : 1;
     uint64_t total, available = be->ops->memory_bytes(be, &total), memory = o->kv_cache_memory_bytes;
     if (memory == 0) memory = (uint64_t)((double)available * o->gpu_memory_utilization) / num_local;
     kv.num_blocks = o->num_kv_blocks > 0 ? o->num_kv_blocks : (int64_t)(memory / block_bytes);

@@ -36,19 +36,50 @@ static bool parse_cuda(const char *text, int *index)
     return true;
 }
 
+/* What the ranks together make of their outcomes (qr_comm_agree). After a failure, which all then know, no more. */
+static quire_status agree(quire_model *m, quire_status mine, quire_error *error)
+{
+    if (!m->comm || m->ranks_failed) return mine;
+    const quire_status status = qr_comm_agree(m->comm, mine, error);
+    m->ranks_failed = status != QUIRE_OK;
+    return status;
+}
+
+static void close_backend(quire_model *m)
+{
+    if (m->backend) m->backend->ops->destroy(m->backend);
+    m->backend = NULL;
+}
+
+/* Device 0, or of several ranks each its own; all of them or none.   DEVICE: none */
+static quire_status open_any_cuda(quire_model *m, int threads, bool tensor, quire_error *error)
+{
+    const int index = m->comm ? m->comm->local_rank : 0;
+    quire_status status = qr_cuda_backend_create(NULL, index, threads, tensor, &m->backend, error);
+    if (m->comm) status = qr_comm_agree(m->comm, status, error);
+    if (status != QUIRE_OK) close_backend(m);
+    return status;
+}
+
 static quire_status open_backend(quire_model *m, const char *device, int threads, quire_error *error)
 {
     const bool tensor = m->compute == QR_COMPUTE_TENSOR;
     int index;
     if (!device) device = "auto";
     if (parse_cuda(device, &index)) {
-        if (m->comm) return qr_fail(error, QUIRE_UNSUPPORTED, "%s: tensor parallelism is for the CPU so far", device);
+        if (m->comm && strchr(device, ':'))
+            return qr_fail_param(error, "device",
+                                 "device: %s is one device, but %d ranks take one each: cuda "
+                                 "(CUDA_VISIBLE_DEVICES says of which)",
+                                 device, m->comm->size);
+        if (m->comm) index = m->comm->local_rank;
         return qr_cuda_backend_create(NULL, index, threads, tensor, &m->backend, error);
     }
-    if (strcmp(device, "auto") == 0 && !m->comm) {
-        const quire_status status = qr_cuda_backend_create(NULL, 0, threads, tensor, &m->backend, error);
+    if (strcmp(device, "auto") == 0) {
+        const quire_status status = open_any_cuda(m, threads, tensor, error);
+        m->ranks_failed = m->comm && status != QUIRE_OK && (status != QUIRE_DEVICE || tensor);
         if (status != QUIRE_DEVICE || tensor) return status;
-    } else if (strcmp(device, "cpu") != 0 && strcmp(device, "auto") != 0) {
+    } else if (strcmp(device, "cpu") != 0) {
         return qr_fail_param(error, "device", "device: auto, cpu, cuda or cuda:N, not '%s'", device);
     }
     if (tensor) return qr_fail_param(error, "compute_dtype", "compute_dtype: tensor is for a CUDA device, not the CPU");
@@ -158,16 +189,26 @@ static quire_status open_text(quire_model *m, quire_error *error)
     return qr_fail(error, status, "%s: the chat template: %s", qr_checkpoint_path(m->ckpt), detail.message);
 }
 
+/* The ranks agree before a step that needs them all, so that nobody waits for one that has failed. */
 static quire_status open_weights(quire_model *m, const quire_model_options *o, quire_error *error)
 {
     const bool is_leader = !m->comm || m->comm->rank == 0;
     int threads = o->threads;
     if (threads == 0 && m->comm) threads = qr_cpu_count() / m->comm->num_local; /* the ranks share the machine */
     if (threads == 0 && m->comm) threads = 1;
+    QR_TRY(agree(m, QUIRE_OK, error));
     QR_TRY(open_backend(m, o->device, threads, error));
     QR_TRY(qr_model_load(m->ckpt, m->backend, m->compute, m->comm, is_leader ? o->on_progress : NULL, o->user,
                          &m->model, error));
-    return m->comm ? qr_ranks_create(m->comm, m->backend, m->model, &m->ranks, error) : QUIRE_OK;
+    if (!m->comm) return QUIRE_OK;
+    QR_TRY(agree(m, QUIRE_OK, error));
+    if (m->backend->ops->ranks_join) {
+        const int vocab_size = qr_model_get_config(m->model)->vocab_size;
+        const quire_status status = m->backend->ops->ranks_join(m->backend, m->comm, vocab_size, error);
+        m->ranks_failed = status != QUIRE_OK;
+        if (status != QUIRE_OK) return status;
+    }
+    return qr_ranks_create(m->comm, m->backend, m->model, &m->ranks, error);
 }
 
 static quire_status open_all(quire_model *m, const char *path, const quire_model_options *o, quire_error *error)
@@ -193,7 +234,7 @@ static quire_status open_all(quire_model *m, const char *path, const quire_model
 /* What a group has more: all ranks know whether all have their part, and then only rank 0 goes on. */
 static quire_status join_ranks(quire_model *m, quire_status status, quire_error *error)
 {
-    status = qr_comm_agree(m->comm, status, error);
+    status = agree(m, status, error);
     m->others_serve = status == QUIRE_OK && m->comm->rank == 0;
     if (status != QUIRE_OK || m->comm->rank == 0) return status;
     qr_ranks_serve(m->ranks);
@@ -245,7 +286,7 @@ void quire_model_close(quire_model *m)
     qr_ranks_destroy(m->ranks);
     qr_model_destroy(m->model);
     if (m->comm) m->comm->destroy(m->comm);
-    if (m->backend) m->backend->ops->destroy(m->backend);
+    close_backend(m);
     qr_chat_template_destroy(m->chat_template);
     qr_tokenizer_destroy(m->tokenizer);
     qr_checkpoint_close(m->ckpt);

@@ -25,6 +25,7 @@ struct quire_model {
     qr_comm *comm;     /* NULL: one process */
     qr_ranks *ranks;   /* NULL likewise */
     bool others_serve; /* this is rank 0, and they do what it says */
+    bool ranks_failed; /* all know that one of them cannot go on */
     pthread_mutex_t lock;
     quire_model_info info;
     qr_compute compute;

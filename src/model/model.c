@@ -42,7 +42,7 @@ struct qr_model_workspace {
     qr_backend *be;
     float *cos, *sin;
     float *x, *h, *qkv, *attn, *up, *act, *rows, *logits;
-    float *gathered; /* with several ranks: sums under way; on rank 0 also the others' logits */
+    float *gathered; /* with several ranks in host memory: sums under way; on rank 0 also the others' logits */
     size_t x_bytes, qkv_bytes, attn_bytes, up_bytes, act_bytes, rows_bytes, logits_bytes, gathered_bytes;
 };
 
@@ -392,8 +392,9 @@ static quire_status take_all(const qr_model *m, qr_model_workspace *ws, int max_
                              int max_positions, quire_error *error)
 {
     const qr_model_config *c = &m->config;
+    const bool is_leader = !m->comm || m->comm->rank == 0;
     if (!c->arch->learned_positions) QR_TRY(create_rope_tables(m, ws, max_positions, error));
-    QR_TRY(take(ws, &ws->x, &ws->x_bytes, max_tokens, c->hidden_size, m->comm != NULL, "activations", error));
+    QR_TRY(take(ws, &ws->x, &ws->x_bytes, max_tokens, c->hidden_size, false, "activations", error));
     QR_TRY(take(ws, &ws->h, &ws->x_bytes, max_tokens, c->hidden_size, false, "activations", error));
     QR_TRY(take(ws, &ws->qkv, &ws->qkv_bytes, max_tokens, qkv_cols(m), false, "activations", error));
     QR_TRY(take(ws, &ws->attn, &ws->attn_bytes, max_tokens, attn_cols(m), false, "activations", error));
@@ -401,10 +402,10 @@ static quire_status take_all(const qr_model *m, qr_model_workspace *ws, int max_
     if (c->arch->gated_mlp)
         QR_TRY(take(ws, &ws->act, &ws->act_bytes, max_tokens, m->shard.mlp.count, false, "activations", error));
     QR_TRY(take(ws, &ws->rows, &ws->rows_bytes, max_rows, c->hidden_size, false, "the rows that sample", error));
-    QR_TRY(take(ws, &ws->logits, &ws->logits_bytes, max_rows, logits_cols(m), true, "logits", error));
-    if (m->comm) {
+    QR_TRY(take(ws, &ws->logits, &ws->logits_bytes, max_rows, logits_cols(m), is_leader, "logits", error));
+    if (m->comm && !ws->be->ops->ranks_join) {
         const int64_t sums = (int64_t)m->comm->size * QR_REDUCE_PIECE, logits = max_rows * (int64_t)c->vocab_size;
-        QR_TRY(take(ws, &ws->gathered, &ws->gathered_bytes, 1, sums > logits ? sums : logits, true,
+        QR_TRY(take(ws, &ws->gathered, &ws->gathered_bytes, 1, sums > logits ? sums : logits, false,
                     "other ranks' results", error));
     }
     int64_t max_cols = attn_cols(m) > m->shard.mlp.count ? attn_cols(m) : m->shard.mlp.count;
@@ -473,9 +474,11 @@ static void add_product(const qr_model *m, qr_model_workspace *ws, const linear 
 {
     const int64_t hidden = m->config.hidden_size;
     apply_linear(m, l, 1, y, cols, num_tokens, ws->x, hidden, !m->comm || m->comm->rank == 0);
-    if (!m->comm) return;
-    m->be->ops->wait(m->be);
-    qr_comm_all_reduce_sum(m->comm, ws->x, (size_t)num_tokens * (size_t)hidden, ws->gathered);
+    const size_t count = (size_t)num_tokens * (size_t)hidden;
+    if (m->comm && m->be->ops->ranks_sum)
+        m->be->ops->ranks_sum(m->be, ws->x, count);
+    else if (m->comm)
+        qr_comm_all_reduce_sum(m->comm, ws->x, count, ws->gathered);
 }
 
 static void attention_part(const qr_model *m, qr_model_workspace *ws, const qr_batch *batch, qr_kv_cache *cache, int il)
@@ -551,9 +554,14 @@ void qr_model_forward(const qr_model *m, qr_model_workspace *ws, const qr_batch 
 static void gather_logits(const qr_model *m, qr_model_workspace *ws, int num_rows)
 {
     const int vocab = m->config.vocab_size, size = m->comm->size;
+    int64_t cols[QR_MAX_RANKS];
+    for (int r = 0; r < size; r++) cols[r] = qr_shard_vocab(&m->config, r, size).count;
+    if (m->be->ops->ranks_gather) {
+        m->be->ops->ranks_gather(m->be, ws->logits, num_rows, logits_cols(m), cols);
+        return;
+    }
     size_t bytes[QR_MAX_RANKS] = {0};
-    for (int r = 1; r < size; r++)
-        bytes[r] = (size_t)num_rows * (size_t)qr_shard_vocab(&m->config, r, size).count * sizeof(float);
+    for (int r = 1; r < size; r++) bytes[r] = (size_t)num_rows * (size_t)cols[r] * sizeof(float);
     m->comm->gather(m->comm, ws->logits, bytes, ws->gathered);
     const float *from = ws->gathered;
     for (int r = 1; m->comm->rank == 0 && r < size; r++) {
@@ -569,7 +577,7 @@ const float *qr_model_logits(const qr_model *m, qr_model_workspace *ws, const in
     m->be->ops->gather_rows(m->be, ws->x, rows, num_rows, c->hidden_size, ws->rows);
     apply_norm(m, &m->output_norm, ws->rows, num_rows, ws->rows);
     apply_linear(m, &m->output, 1, ws->rows, c->hidden_size, num_rows, ws->logits, logits_cols(m), false);
-    m->be->ops->wait(m->be);
     if (m->comm) gather_logits(m, ws, num_rows);
+    m->be->ops->wait(m->be);
     return ws->logits;
 }

@@ -108,6 +108,7 @@ qr_comm *quire_mpi_open(int size, char *problem, size_t problem_bytes)
     MPI_Comm local;
     MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, comm.rank, MPI_INFO_NULL, &local);
     MPI_Comm_size(local, &comm.num_local);
+    MPI_Comm_rank(local, &comm.local_rank);
     MPI_Comm_free(&local);
     return &comm;
 }

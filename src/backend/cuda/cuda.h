@@ -16,7 +16,7 @@
 #include "backend/cuda/mma_linear.h"
 
 enum {
-    QR_CUDA_VERSION = 2,           /* of this table */
+    QR_CUDA_VERSION = 3,           /* of this table */
     QR_CUDA_PARTS_BYTES = 16 << 20 /* partial results of contexts, or of K, that are split over blocks */
 };
 
@@ -121,6 +121,15 @@ typedef struct qr_cuda_api {
     void (*mma_pack)(qr_cuda_device *dev, const qr_mma_weight *w, const void *rows, size_t row_bytes);
     void (*mma_linear)(qr_cuda_device *dev, const qr_mma_linear *args);
     void (*mma_attention)(qr_cuda_device *dev, const qr_mma_attention *args, const qr_mma_plan *plan);
+
+    /* ---- several devices as one: cuda_ranks.c */
+    /* The cudaStream_t that all of this happens on; the device is this thread's from now on. */
+    void *(*stream)(qr_cuda_device *dev);
+    /* out[i] = (parts[i] + parts[stride + i]) + parts[2 stride + i] + ...; num_parts >= 2; out may be one of parts */
+    void (*sum_parts)(qr_cuda_device *dev, const float *parts, size_t stride, int num_parts, size_t count, float *out);
+    /* num_rows rows of cols; either side may be alloc_host()'s */
+    void (*copy_rows)(qr_cuda_device *dev, float *dst, int64_t ld_dst, const float *src, int64_t ld_src, int64_t cols,
+                      int num_rows);
 } qr_cuda_api;
 
 /* What libquire-cuda.so exports. */
@@ -153,6 +162,10 @@ void qr_cuda_multiply(qr_cuda_device *dev, const qr_cuda_linear *args);
 void qr_cuda_rope_kv_write(qr_cuda_device *dev, const qr_rope_kv_args *args, const qr_cuda_kv *kv, int num_tokens,
                            const int32_t *positions, const int64_t *slot_mapping);
 void qr_cuda_attend(qr_cuda_device *dev, const qr_cuda_attention *args);
+void *qr_cuda_stream(qr_cuda_device *dev);
+void qr_cuda_sum_parts(qr_cuda_device *dev, const float *parts, size_t stride, int num_parts, size_t count, float *out);
+void qr_cuda_copy_rows(qr_cuda_device *dev, float *dst, int64_t ld_dst, const float *src, int64_t ld_src, int64_t cols,
+                       int num_rows);
 #ifdef __cplusplus
 }
 #endif

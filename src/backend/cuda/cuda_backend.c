@@ -37,7 +37,8 @@ typedef struct cuda_backend {
     const qr_cuda_api *api;
     qr_cuda_device *dev;
     qr_backend *host;
-    bool tensor_cores; /* for attention */
+    bool tensor_cores;    /* for attention */
+    qr_cuda_ranks *ranks; /* NULL: one device */
 
     /* reserve() */
     int max_tokens, max_reqs, max_context;
@@ -607,6 +608,25 @@ static void exp_row(qr_backend *be, const float *x, int64_t cols, float sub, flo
     host->ops->exp_row(host, x, cols, sub, scale, out);
 }
 
+/* ---- several devices as one */
+
+static quire_status ranks_join(qr_backend *be, qr_comm *comm, int64_t max_cols, quire_error *error)
+{
+    cuda_backend *c = cuda(be);
+    assert(!c->ranks);
+    return qr_cuda_ranks_create(c->api, c->dev, comm, max_cols, &c->ranks, error);
+}
+
+static void ranks_sum(qr_backend *be, float *x, size_t count)
+{
+    if (count > 0) qr_cuda_ranks_sum(cuda(be)->ranks, x, count);
+}
+
+static void ranks_gather(qr_backend *be, float *x, int num_rows, int64_t ld, const int64_t *cols)
+{
+    if (num_rows > 0) qr_cuda_ranks_gather(cuda(be)->ranks, x, num_rows, ld, cols);
+}
+
 /* ---- the table */
 
 static void destroy(qr_backend *be)
@@ -614,6 +634,7 @@ static void destroy(qr_backend *be)
     if (!be) return;
     cuda_backend *c = cuda(be);
     if (c->dev) {
+        qr_cuda_ranks_destroy(c->ranks);
         release_scratch(c);
         c->api->close(c->dev);
     }
@@ -651,7 +672,10 @@ static const qr_backend_ops cuda_ops = {.destroy = destroy,
                                         .attention = attention,
                                         .gather_rows = gather_rows,
                                         .row_stats = row_stats,
-                                        .exp_row = exp_row};
+                                        .exp_row = exp_row,
+                                        .ranks_join = ranks_join,
+                                        .ranks_sum = ranks_sum,
+                                        .ranks_gather = ranks_gather};
 
 static quire_status open_device(cuda_backend *c, int index, int threads, quire_error *error)
 {

@@ -181,6 +181,9 @@ extern "C" __attribute__((visibility("default"))) const qr_cuda_api *quire_cuda_
                                     qr_cuda_attend,
                                     mma_pack,
                                     mma_linear,
-                                    mma_attention};
+                                    mma_attention,
+                                    qr_cuda_stream,
+                                    qr_cuda_sum_parts,
+                                    qr_cuda_copy_rows};
     return &api;
 }
