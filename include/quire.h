@@ -77,9 +77,11 @@ typedef struct quire_model quire_model;
 typedef struct quire_model_options {
     /* "auto" (packed low-bit weights x int8 where the file is quantized) | "float32" | "tensor" (CUDA tensor cores) */
     const char *compute_dtype;
-    int threads;        /* 0: the physical cores this process may use */
-    const char *device; /* "auto" (the first CUDA device where there is one, else the CPU) | "cpu" | "cuda:N" */
-    bool vocab_only;    /* tokenizer and chat template only; no weights are read */
+    int threads; /* 0: the physical cores this process may use */
+    /* "auto" (a CUDA device where there is one, else the CPU) | "cpu" | "cuda" | "cuda:N"; of several ranks each takes
+     * a device of its own machine, or all take the CPU, and "cuda:N" is refused */
+    const char *device;
+    bool vocab_only; /* tokenizer and chat template only; no weights are read */
     /* Processes that hold the model together, each a part of the heads, MLPs and vocabulary; default 1. All of them
      * (mpirun -n N) open the model with the same path and options. Rank 0 goes on alone, and threads is of each. */
     int tensor_parallel_size;

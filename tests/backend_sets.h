@@ -6,7 +6,9 @@
 #ifndef QR_TESTS_BACKEND_SETS_H
 #define QR_TESTS_BACKEND_SETS_H
 
+#include <dlfcn.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,6 +26,23 @@ static const char *cuda_shim_path(void)
     path[len > 0 ? len : 0] = '\0';
     for (int up = 0; up < 2 && strrchr(path, '/'); up++) *strrchr(path, '/') = '\0';
     return strcat(path, "/libquire-cuda-shim.so");
+}
+
+/* The shim's devices are so many, and libnccl.so.2 is the shim's from now on: a library that is loaded is found by its
+ * name. False: QUIRE_CUDA_LIBRARY is of real devices. */
+__attribute__((unused)) static bool use_shim_ranks(const char *num_devices)
+{
+    char path[PATH_MAX + 128];
+    if (strcmp(getenv("QUIRE_CUDA_LIBRARY"), cuda_shim_path()) != 0) {
+        printf("skipped: ranks are tested on the shim's devices\n");
+        return false;
+    }
+    const int folder = (int)(strrchr(cuda_shim_path(), '/') - cuda_shim_path());
+    snprintf(path, sizeof path, "%.*s/shim/libnccl.so.2", folder, cuda_shim_path());
+    setenv("QUIRE_SHIM_DEVICES", num_devices, 1);
+    if (dlopen(path, RTLD_NOW)) return true;
+    fprintf(stderr, "%s\n", dlerror());
+    abort();
 }
 
 /* UNSUPPORTED or DEVICE: this machine or this build has no such set. */

@@ -7,10 +7,9 @@
  *           of it together ──► results ═╝
  * Once more with a system prompt that all begin with, and with the model cut over two and three ranks.
  *
- * On CUDA (tests/cuda_shim where there is no GPU) the same bytes as on the CPU, of some of it; on tensor cores the same
- * bytes as alone.
- * On the tiny checkpoints of tests/golden/tiny (every architecture, and every type of KV cache) and, smaller, on the
- * default model. */
+ * On CUDA, on one device and on several (tests/cuda_shim where there is no GPU) the same bytes as on the CPU, of some
+ * of it; on tensor cores the same bytes as alone. On the tiny checkpoints of tests/golden/tiny (every architecture, and
+ * every type of KV cache) and, smaller, on the default model. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
@@ -501,6 +500,19 @@ static void cuda_gives_the_bytes_of_the_cpu(void **state)
     device = "cpu";
 }
 
+static void several_cuda_ranks(void **state)
+{
+    (void)state;
+    if (!use_shim_ranks("3")) skip();
+    device = "cuda";
+    num_ranks = 2;
+    check_model("tests/golden/tiny/llama", 8, FEW | SWAPPED | STORED, EVERYTHING, TINY);
+    num_ranks = 3;
+    check_model("tests/golden/tiny/gpt2", 4, FEW, 0, TINY);
+    num_ranks = 1;
+    device = "cpu";
+}
+
 /* Decode, prompts in chunks, matrices of few and many tokens: other kernels, the same bytes. */
 static void tensor_cores_give_the_same_bytes_in_every_setting(void **state)
 {
@@ -593,6 +605,7 @@ int main(void)
         cmocka_unit_test(other_architectures),
         cmocka_unit_test(several_ranks),
         cmocka_unit_test(cuda_gives_the_bytes_of_the_cpu),
+        cmocka_unit_test(several_cuda_ranks),
         cmocka_unit_test(tensor_cores_give_the_same_bytes_in_every_setting),
         cmocka_unit_test(default_model),
         cmocka_unit_test(draft_models),

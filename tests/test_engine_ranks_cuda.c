@@ -1,7 +1,6 @@
 /* ranks on CUDA devices, run by the shim with a NCCL of its own (tests/cuda_shim/nccl.c): the sums and logits of the
  * backend, and tiny models on two and three devices give the bytes of as many ranks on the CPU. */
 #define _GNU_SOURCE
-#include <dlfcn.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -180,15 +179,8 @@ static void what_is_refused(void **state)
 
 int main(void)
 {
-    char path[PATH_MAX];
     setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
-    setenv("QUIRE_SHIM_DEVICES", "3", 1);
-    snprintf(path, sizeof path, "%.*s/shim/libnccl.so.2", (int)(strrchr(cuda_shim_path(), '/') - cuda_shim_path()),
-             cuda_shim_path());
-    if (!dlopen(path, RTLD_NOW)) { /* from now on it is what that name means */
-        fprintf(stderr, "%s\n", dlerror());
-        return 1;
-    }
+    if (!use_shim_ranks("3")) return 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums_and_rows_of_three_devices),
         cmocka_unit_test(devices_give_the_bytes_of_the_cpu),

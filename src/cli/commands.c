@@ -46,7 +46,8 @@ static const qr_option model_options[] = {
      .offset = AT(model.device),
      .metavar = "DEVICE",
      .help = "what computes: cpu, cuda, cuda:N (the N-th CUDA device, from 0), or auto: the first CUDA device where "
-             "libquire-cuda.so and a driver are there, else the CPU"},
+             "libquire-cuda.so and a driver are there, else the CPU; with --tensor-parallel-size cuda is a device for "
+             "each process, over NCCL"},
     {0},
 };
 static const qr_option_group model_group = {"Model", model_options};
