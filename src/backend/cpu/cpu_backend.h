@@ -11,7 +11,7 @@
 
 enum {
     QR_TOKEN_BLOCK = 96, /* tokens of one linear tile: a multiple of every register tile */
-    QR_STRIP_PANELS = 4, /* panels that one kernel call multiplies */
+    QR_STRIP_PANELS = 2, /* panels that one kernel call multiplies; with fewer tokens more */
     QR_RUN_PANELS = 32   /* panels whose accumulators a thread holds */
 };
 

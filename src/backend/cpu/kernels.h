@@ -111,12 +111,12 @@ typedef struct qr_cpu_kernels {
     const char *name;
     bool (*supported)(void);
 
-    /* acc[t][16 p + r] += the products of columns [0, k) of num_panels panels, panel_bytes each, from `w` on. k is
-     * whole units; num_panels is even. */
+    /* acc[t][16 p + r] = (acc[t][16 p + r] if `add`, else 0) + the products of columns [0, k) of num_panels panels,
+     * panel_bytes each, from `w` on. k is whole units; num_panels is even. */
     void (*linear_float)(qr_dtype dtype, const void *w, size_t panel_bytes, int num_panels, int64_t k, const float *x,
-                         int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc);
+                         int64_t ld_x, int num_tokens, bool add, float *acc, int64_t ld_acc);
     void (*linear_lowbit)(qr_dtype dtype, const void *w, size_t panel_bytes, int num_panels, int64_t k,
-                          const qr_act_group *x, int64_t ld_x, int num_tokens, float *acc, int64_t ld_acc);
+                          const qr_act_group *x, int64_t ld_x, int num_tokens, bool add, float *acc, int64_t ld_acc);
     void (*quantize_row)(const float *x, int64_t cols, qr_act_group *out); /* cols: multiple of 32 */
     /* y[t][i] = acc[t][i] (+ bias[i]) (+ y[t][i]) */
     void (*store_rows)(const float *acc, int64_t ld_acc, const float *bias, bool accumulate, int num_tokens,

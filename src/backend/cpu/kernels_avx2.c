@@ -83,18 +83,20 @@ INLINE v16 load_s8(const uint8_t *p)
                  _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8))))};
 }
 
-INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes, size_t ahead, int64_t k,
-                        const qr_act_group *x, int64_t ld_x, const int T, const int P, float *acc, int64_t ld_acc)
+INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes, fetch *next, int64_t k,
+                        const qr_act_group *x, int64_t ld_x, const int T, const int P, bool add, float *acc,
+                        int64_t ld_acc)
 {
-    (void)panel_bytes, (void)P; /* one panel at a time */
+    (void)P; /* one panel at a time */
     const int parts = f.halves ? 2 : 1;
+    for (int t = 0; t < T && !add; t++) v16_store(acc + t * ld_acc, v16_set1(0.0f));
     for (int64_t left = k; left > 0; left -= qr_lowbit_unit_cols(f), w += qr_lowbit_unit_bytes(f)) {
         v16 d = v16_load_f16((const uint16_t *)w), dmin = d;
         if (f.has_min) dmin = v16_load_f16((const uint16_t *)w + 16);
         const uint8_t *group = w + (f.has_min ? 64 : 32);
         for (int g = 0; g < qr_lowbit_unit_cols(f) / 32; g++, x++) {
             const uint8_t *codes = group + (f.super ? 16 * parts * (f.has_min ? 2 : 1) : 0);
-            prefetch(group + ahead, (int)qr_lowbit_code_bytes(f) + 32);
+            fetch_some(next, 1, panel_bytes);
             UNROLL
             for (int h = 0; h < parts; h++) {
                 row_sums sum[LOWBIT_TOKENS];

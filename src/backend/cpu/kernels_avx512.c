@@ -74,14 +74,15 @@ INLINE v16 load_s8(const uint8_t *p)
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 
-INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes, size_t ahead, int64_t k,
-                        const qr_act_group *x, int64_t ld_x, const int T, const int P, float *acc, int64_t ld_acc)
+INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes, fetch *next, int64_t k,
+                        const qr_act_group *x, int64_t ld_x, const int T, const int P, bool add, float *acc,
+                        int64_t ld_acc)
 {
     const int parts = f.halves ? 2 : 1;
     v16 out[LOWBIT_TOKENS][LOWBIT_PANELS];
     UNROLL
     for (int t = 0; t < T; t++) UNROLL
-    for (int p = 0; p < P; p++) out[t][p] = v16_load(acc + t * ld_acc + 16 * p);
+    for (int p = 0; p < P; p++) out[t][p] = add ? v16_load(acc + t * ld_acc + 16 * p) : v16_set1(0.0f);
     for (int64_t left = k; left > 0; left -= qr_lowbit_unit_cols(f), w += qr_lowbit_unit_bytes(f)) {
         v16 d[LOWBIT_PANELS], dmin[LOWBIT_PANELS];
         UNROLL
@@ -92,9 +93,7 @@ INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes,
         const uint8_t *group = w + (f.has_min ? 64 : 32);
         for (int g = 0; g < qr_lowbit_unit_cols(f) / 32; g++, x++) {
             const uint8_t *codes = group + (f.super ? 16 * parts * (f.has_min ? 2 : 1) : 0);
-            UNROLL
-            for (int p = 0; p < P; p++)
-                prefetch(group + (size_t)p * panel_bytes + ahead, (int)qr_lowbit_code_bytes(f) + 32);
+            fetch_some(next, P, panel_bytes);
             UNROLL
             for (int h = 0; h < parts; h++) {
                 __m512i sum[LOWBIT_TOKENS][LOWBIT_PANELS];

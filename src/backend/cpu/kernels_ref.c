@@ -2,6 +2,9 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/vec_ref.h"
 
+#include "backend/cpu/unroll.h"
+#include <string.h>
+
 enum { LOWBIT_TOKENS = 1, LOWBIT_PANELS = 1 };
 
 /* Code of row r, column c (0..31) of a group. */
@@ -21,13 +24,14 @@ static inline int32_t group_dot(qr_lowbit f, const uint8_t *codes, int r, const 
     return sum;
 }
 
-static inline void lowbit_tile(qr_lowbit f, const uint8_t *w, size_t panel_bytes, size_t ahead, int64_t k,
-                               const qr_act_group *x, int64_t ld_x, int num_tokens, int num_panels, float *acc,
-                               int64_t ld_acc)
+static inline void lowbit_tile(qr_lowbit f, const uint8_t *w, size_t panel_bytes, fetch *next, int64_t k,
+                               const qr_act_group *x, int64_t ld_x, int num_tokens, int num_panels, bool add,
+                               float *acc, int64_t ld_acc)
 {
-    (void)panel_bytes, (void)ahead, (void)ld_x, (void)num_tokens, (void)num_panels,
+    (void)panel_bytes, (void)next, (void)ld_x, (void)num_tokens, (void)num_panels,
         (void)ld_acc; /* tiles of one by one */
     int parts = f.halves ? 2 : 1;
+    if (!add) memset(acc, 0, 16 * sizeof *acc);
     for (int64_t unit = 0; unit < k / qr_lowbit_unit_cols(f); unit++, w += qr_lowbit_unit_bytes(f)) {
         const uint16_t *d = (const uint16_t *)w, *dmin = d + 16;
         const uint8_t *group = w + (f.has_min ? 64 : 32);

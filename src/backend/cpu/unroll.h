@@ -2,6 +2,9 @@
 #ifndef QR_BACKEND_CPU_UNROLL_H
 #define QR_BACKEND_CPU_UNROLL_H
 
+#include <stddef.h>
+#include <stdint.h>
+
 #ifdef __clang__
 #define UNROLL _Pragma("unroll")
 #else
@@ -14,6 +17,18 @@ INLINE void prefetch(const void *p, int bytes)
 {
     UNROLL
     for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 0, 2);
+}
+
+/* What a tile of low-bit panels fetches at every group of 32 columns: so many cache lines, of each of P panels. */
+typedef struct fetch {
+    const uint8_t *at;
+    int lines;
+} fetch;
+
+INLINE void fetch_some(fetch *f, const int P, size_t panel_bytes)
+{
+    for (int i = 0; i < f->lines; i++, f->at += 64) UNROLL
+    for (int p = 0; p < P; p++) prefetch(f->at + (size_t)p * panel_bytes, 64);
 }
 
 /* call(n) with n as a constant, 1 <= n <= max <= 12 */
