@@ -234,28 +234,47 @@ static void add_row(float *x, const float *y, int64_t cols)
     for (int64_t i = 0; i < cols; i++) x[i] += y[i];
 }
 
+#ifndef HAS_STORE_GROUP /* avx512 has its own */
+/* a, b: the group's activations / d, not yet whole numbers */
+INLINE void store_group(qr_act_group *out, v16 a, v16 b, float d)
+{
+    a = v16_round(a);
+    b = v16_round(b);
+    v16_store_s8(out->q, a);
+    v16_store_s8(out->q + 16, b);
+    float lo_sum = v16_sum(a), hi_sum = v16_sum(b); /* small whole numbers: exact in any order */
+    bool finite = lo_sum - hi_sum == lo_sum - hi_sum;
+    if (!finite) d = NAN; /* not a number in, none out */
+    int32_t lo = finite ? (int32_t)lo_sum : 0, hi = finite ? (int32_t)hi_sum : 0;
+    out->d = d;
+    out->sum = lo + hi;
+    out->asum = d * (float)out->sum;
+    out->half_sum[0] = lo;
+    out->half_sum[1] = hi;
+    out->half_asum[0] = d * (float)lo;
+    out->half_asum[1] = d * (float)hi;
+    out->unused = 0;
+}
+#endif
+
+/* 16 groups at a time, so that one division serves them all. */
 static void quantize_row(const float *x, int64_t cols, qr_act_group *out)
 {
-    for (int64_t i = 0; i < cols; i += QR_GROUP, out++) {
-        v16 a = v16_load(x + i), b = v16_load(x + i + 16);
-        float d = v16_largest(v16_max(v16_abs(a), v16_abs(b))) / 127.0f;
-        v16 inverse = v16_set1(d >= FLT_MIN ? 1.0f / d : 0.0f); /* 1 / d would overflow for smaller ones */
-        a = v16_round(v16_mul(a, inverse));
-        b = v16_round(v16_mul(b, inverse));
-        v16_store_s8(out->q, a);
-        v16_store_s8(out->q + 16, b);
-        float lo_sum = v16_sum(a), hi_sum = v16_sum(b); /* small whole numbers: exact in any order */
-        bool finite = lo_sum - hi_sum == lo_sum - hi_sum;
-        if (!finite) d = NAN; /* not a number in, none out */
-        int32_t lo = finite ? (int32_t)lo_sum : 0, hi = finite ? (int32_t)hi_sum : 0;
-        out->d = d;
-        out->sum = lo + hi;
-        out->asum = d * (float)out->sum;
-        out->half_sum[0] = lo;
-        out->half_sum[1] = hi;
-        out->half_asum[0] = d * (float)lo;
-        out->half_asum[1] = d * (float)hi;
-        out->unused = 0;
+    for (int64_t i = 0; i < cols; i += 16 * QR_GROUP, x += 16 * QR_GROUP) {
+        const int num_groups = cols - i < 16 * QR_GROUP ? (int)((cols - i) / QR_GROUP) : 16;
+        float scale[16] = {0}, inverse[16];
+        for (int g = 0; g < num_groups; g++)
+            scale[g] =
+                v16_largest(v16_max(v16_abs(v16_load(x + QR_GROUP * g)), v16_abs(v16_load(x + QR_GROUP * g + 16))));
+        const v16 d = v16_div(v16_load(scale), v16_set1(127.0f));
+        v16_store(scale, d);
+        /* 1 / d would overflow for smaller ones */
+        v16_store(inverse, v16_select_lt(d, v16_set1(FLT_MIN), v16_set1(0.0f), v16_div(v16_set1(1.0f), d)));
+        for (int g = 0; g < num_groups; g++) {
+            const v16 by = v16_set1(inverse[g]);
+            store_group(out++, v16_mul(v16_load(x + QR_GROUP * g), by), v16_mul(v16_load(x + QR_GROUP * g + 16), by),
+                        scale[g]);
+        }
     }
 }
 

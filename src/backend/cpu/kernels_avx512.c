@@ -130,6 +130,27 @@ INLINE void lowbit_tile(const qr_lowbit f, const uint8_t *w, size_t panel_bytes,
     for (int p = 0; p < P; p++) v16_store(acc + t * ld_acc + 16 * p, out[t][p]);
 }
 
+/* store_group() of body_rows.h: sums from the bytes, and all that follows them in one store */
+#define HAS_STORE_GROUP
+INLINE void store_group(qr_act_group *out, v16 a, v16 b, float d)
+{
+    const __m128i lo = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)), hi = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(b));
+    const __m256i q = _mm256_set_m128i(hi, lo), bias = _mm256_set1_epi8((char)0x80);
+    __m256i sums = _mm256_sad_epu8(_mm256_xor_si256(q, bias), _mm256_setzero_si256()); /* of 8 bytes + 128 each */
+    sums = _mm256_add_epi64(sums, _mm256_unpackhi_epi64(sums, sums));                  /* lanes 0: lo, 4: hi, 1: 0 */
+    __m256i tail = _mm256_permutexvar_epi32(_mm256_setr_epi32(1, 0, 0, 0, 4, 0, 4, 1), sums);
+    tail = _mm256_add_epi32(tail, _mm256_permutexvar_epi32(_mm256_setr_epi32(1, 4, 4, 1, 1, 1, 1, 1), sums));
+    tail = _mm256_sub_epi32(tail, _mm256_setr_epi32(0, 4096, 4096, 2048, 2048, 2048, 2048, 0));
+    if (_mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q)) { /* not a number in, none out */
+        d = NAN;
+        tail = _mm256_setzero_si256();
+    }
+    const __m256 ds = _mm256_set1_ps(d), floats = _mm256_mul_ps(_mm256_cvtepi32_ps(tail), ds);
+    const __m256 line = _mm256_blend_ps(_mm256_castsi256_ps(tail), floats, 0x64); /* asum, half_asum */
+    _mm256_storeu_si256((__m256i *)(void *)out->q, q);
+    _mm256_storeu_ps(&out->d, _mm256_blend_ps(line, ds, 1));
+}
+
 #include "backend/cpu/body_attend.h"
 
 static bool supported(void)

@@ -11,7 +11,7 @@ enum {
     COLUMN_BLOCK = 1024,     /* a multiple of 256 */
     BLOCK_VALUES = 1 << 16,  /* few tokens: longer blocks, of about this many activations */
     TILE_MACS = 1 << 20,     /* a tile should be worth about this many multiplications */
-    TILES_PER_THREAD = 4,    /* or less, to keep the threads evenly busy */
+    TILES_PER_THREAD = 2,    /* or less, to keep the threads evenly busy */
     QUANTIZE_GRAIN = 1 << 13 /* values */
 };
 
