@@ -224,6 +224,38 @@ static void linear_of_wide_and_tall_shapes(void **state)
     run_linear_case(&(linear_case){QR_F16, QR_COMPUTE_AUTO, 5, 1, {33, 0, 0}, 4099, false, true});
     run_linear_case(&(linear_case){QR_Q4_1, QR_COMPUTE_AUTO, 200, 1, {70, 0, 0}, 64, true, false});
     run_linear_case(&(linear_case){QR_F32, QR_COMPUTE_AUTO, 197, 1, {70, 0, 0}, 60, true, false});
+    /* more than a block of columns: into results, and into scratch */
+    run_linear_case(&(linear_case){QR_Q4_1, QR_COMPUTE_AUTO, 70, 2, {64, 48, 0}, 1120, false, false});
+    run_linear_case(&(linear_case){QR_Q8_0, QR_COMPUTE_AUTO, 66, 1, {70, 0, 0}, 1120, true, true});
+    run_linear_case(&(linear_case){QR_F16, QR_COMPUTE_AUTO, 65, 1, {64, 0, 0}, 1030, false, false});
+}
+
+/* A group that holds something else than numbers, or only numbers that are nearly 0. */
+static void linear_of_odd_activations(void **state)
+{
+    (void)state;
+    enum { TOKENS = 5, ROWS = 32, COLS = 576 };
+    qr_tensor_view view;
+    random_matrix(QR_Q4_1, ROWS, COLS, &view);
+    float *x = random_floats(TOKENS * COLS, 2), y[NUM_SETS][TOKENS * ROWS];
+    x[1 * COLS + 5] = NAN;
+    x[2 * COLS + 17 * 32 + 31] = -INFINITY;
+    for (int i = 0; i < 32; i++) x[3 * COLS + 32 + i] = 1e-39f;
+    for (int s = 0; s < NUM_SETS; s++) {
+        qr_weight *w;
+        if (!sets[s]) continue;
+        assert_int_equal(sets[s]->ops->weight_create(sets[s], &view, QR_COMPUTE_AUTO, &w, NULL), QUIRE_OK);
+        sets[s]->ops->linear(sets[s], x, COLS, TOKENS, (const qr_weight *const *)&w, NULL, 1, y[s], ROWS, false);
+        for (int i = 0; i < TOKENS * ROWS; i++)
+            if (i / ROWS == 1 || i / ROWS == 2)
+                assert_true(isnan(y[s][i]));
+            else
+                assert_same_floats(&y[s][i], &y[0][i], 1, "linear of odd activations", set_names[s]);
+        assert_true(isfinite(y[s][3 * ROWS]));
+        sets[s]->ops->weight_destroy(sets[s], w);
+    }
+    free((void *)view.data);
+    free(x);
 }
 
 /* ---- rows */
@@ -425,6 +457,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linear_of_every_type),
         cmocka_unit_test(linear_of_wide_and_tall_shapes),
+        cmocka_unit_test(linear_of_odd_activations),
         cmocka_unit_test(norms),
         cmocka_unit_test(activations),
         cmocka_unit_test(exp_is_accurate_and_clamped),
