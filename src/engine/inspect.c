@@ -72,13 +72,15 @@ static json_t *metadata_json(const qr_checkpoint *ckpt)
 static json_t *tensors_json(const qr_checkpoint *ckpt, json_int_t *parameters, json_int_t *bytes)
 {
     json_t *list = json_array();
+    qr_quantization q;
+    if (qr_quantization_read(ckpt, &q, NULL) != QUIRE_OK) q = (qr_quantization){0}; /* plan_json() says why */
     for (int i = 0; i < qr_checkpoint_num_tensors(ckpt); i++) {
         const qr_tensor_view *t = qr_checkpoint_tensor(ckpt, i);
         json_t *shape = json_array(); /* rows first, as PyTorch prints it */
         for (int d = t->num_dims - 1; d >= 0; d--) json_array_append_new(shape, json_integer(t->dims[d]));
         json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", t->name, "dtype", qr_dtype_name(t->dtype),
                                               "shape", shape, "bytes", (json_int_t)t->bytes));
-        *parameters += (json_int_t)(qr_tensor_rows(t) * qr_tensor_cols(t));
+        *parameters += (json_int_t)qr_quantization_num_values(&q, t);
         *bytes += (json_int_t)t->bytes;
     }
     return list;
@@ -105,7 +107,10 @@ static json_t *plan_json(const qr_checkpoint *ckpt, json_int_t tensor_bytes)
     } else {
         json_int_t per_token = /* float16 */
             (json_int_t)c->num_layers * 2 * c->num_kv_heads * c->head_size * 2;
+        char text[80];
         plan = json_pack("{s:b, s:I}", "supported", 1, "weights_bytes", tensor_bytes);
+        qr_quantization_describe(&c->quantization, text, sizeof text);
+        if (c->quantization.method != QR_QUANT_NONE) json_object_set_new(plan, "quantization", json_string(text));
 #define XX(id, name, bytes) add_kv_bytes(plan, c, name, bytes, QR_KV_##id == QR_KV_INT8 ? 2 : 0);
         QR_KV_DTYPE_MAP(XX)
 #undef XX

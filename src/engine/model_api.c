@@ -95,7 +95,7 @@ static qr_dtype commonest_dtype(const qr_checkpoint *ckpt)
     int best = QR_F32;
     for (int i = 0; i < qr_checkpoint_num_tensors(ckpt); i++) {
         const qr_tensor_view *t = qr_checkpoint_tensor(ckpt, i);
-        values[t->dtype] += (double)qr_tensor_rows(t) * (double)qr_tensor_cols(t);
+        if (t->dtype < QR_NUM_DTYPES) values[t->dtype] += (double)qr_tensor_rows(t) * (double)qr_tensor_cols(t);
     }
     for (int i = 0; i < QR_NUM_DTYPES; i++)
         if (values[i] > values[best]) best = i;
@@ -108,7 +108,8 @@ static void fill_model_info(quire_model *m)
     quire_model_info *info = &m->info;
     info->name = c->name;
     info->architecture = c->arch->name;
-    bool int8 = m->compute == QR_COMPUTE_AUTO && quantized(commonest_dtype(m->ckpt));
+    bool int8 = m->compute == QR_COMPUTE_AUTO &&
+                (c->quantization.method != QR_QUANT_NONE || quantized(commonest_dtype(m->ckpt)));
     info->compute_dtype = m->compute == QR_COMPUTE_TENSOR ? "tensor" : int8 ? "int8" : "float32";
     info->device = m->backend->ops->name;
     info->tensor_parallel_size = m->comm ? m->comm->size : 1;

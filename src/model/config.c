@@ -478,5 +478,5 @@ quire_status qr_model_config_read(const qr_checkpoint *ckpt, qr_model_config *ou
     read_rope(&s, out);
     out->attention_scale = 1.0f / sqrtf((float)out->head_size);
     read_name(ckpt, out);
-    return s.status;
+    return s.status == QUIRE_OK ? qr_quantization_read(ckpt, &out->quantization, error) : s.status;
 }

@@ -11,6 +11,7 @@
 #define QR_MODEL_CONFIG_H
 
 #include "backend/backend.h"
+#include "model/quantized.h"
 #include "weights/checkpoint.h"
 
 enum { QR_MAX_LAYERS = 512 };
@@ -55,7 +56,8 @@ typedef struct qr_model_config {
     double rope_attention_factor; /* multiplies cos and sin; 0: the scaling's default */
     bool rope_truncate;           /* YaRN: round the correction range */
     int rope_original_max_position;
-    int window[QR_MAX_LAYERS]; /* sliding window per layer, 0: none */
+    qr_quantization quantization; /* of linears in safetensors */
+    int window[QR_MAX_LAYERS];    /* sliding window per layer, 0: none */
 } qr_model_config;
 
 /* OK | UNSUPPORTED (architecture or feature named) | FORMAT (key named: missing, of the wrong kind or absurd) */

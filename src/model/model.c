@@ -79,6 +79,24 @@ static const qr_tensor_view *find(const qr_model *m, int il, const char *stem, c
     return view || !dot ? view : qr_checkpoint_find(m->ckpt, dot + 1);
 }
 
+/* The same for a matrix, which may lie in the checkpoint as codes (model/quantized.h). */
+static const qr_tensor_view *find_matrix(const qr_model *m, int il, const char *stem, char *name, size_t bytes)
+{
+    static const char *const suffixes[] = {"qweight", "weight_packed", "weight"}; /* the last is what is missed */
+    const qr_tensor_view *view = NULL;
+    for (size_t i = 0; !view && i < sizeof suffixes / sizeof *suffixes; i++)
+        view = find(m, il, stem, suffixes[i], name, bytes);
+    return view;
+}
+
+static bool is_codes(const qr_tensor_view *v) { return v->dtype >= QR_NUM_DTYPES; }
+
+static quire_status not_values(const qr_model *m, const qr_tensor_view *v, quire_error *error)
+{
+    return qr_fail(error, QUIRE_UNSUPPORTED, "%s: tensor '%s' holds %s codes; only linears can be quantized",
+                   qr_checkpoint_path(m->ckpt), v->name, qr_dtype_name(v->dtype));
+}
+
 static quire_status wrong_shape(const qr_model *m, const qr_tensor_view *v, int64_t cols, int64_t rows,
                                 quire_error *error)
 {
@@ -97,6 +115,7 @@ static quire_status read_vector(qr_model *m, int il, const char *stem, const cha
         return required ? qr_fail(error, QUIRE_FORMAT, "%s: tensor '%s' is missing", qr_checkpoint_path(m->ckpt), name)
                         : QUIRE_OK;
     if (qr_tensor_cols(view) != len || qr_tensor_rows(view) != 1) return wrong_shape(m, view, len, 1, error);
+    if (is_codes(view)) return not_values(m, view, error);
     *out = qr_malloc((size_t)len * sizeof **out);
     if (!*out) return qr_fail_nomem(error, view->name, (size_t)len * sizeof **out);
     qr_dequantize(view->dtype, view->data, *out, len);
@@ -145,14 +164,17 @@ static quire_status load_bias(qr_model *m, int il, const char *stem, int64_t row
     return *out || count == 0 ? QUIRE_OK : qr_fail_nomem(error, stem, (size_t)count * sizeof **out);
 }
 
-/* Pack the matrix, or the part of it that `cut` says. */
-static quire_status pack(qr_model *m, const qr_tensor_view *view, const qr_cut *cut, bool transposed, linear *out,
-                         quire_error *error)
+/* Pack the matrix [rows, cols], or the part of it that `cut` says. */
+static quire_status pack(qr_model *m, const qr_tensor_view *view, int64_t rows, int64_t cols, const qr_cut *cut,
+                         bool transposed, linear *out, quire_error *error)
 {
-    const int64_t rows = view->dims[!transposed], cols = view->dims[transposed];
     qr_tensor_view part = *view;
-    const bool copied = transposed || cut->cols.count < cols || qr_cut_rows(cut) < rows;
-    if (copied) QR_TRY(qr_cut_copy(view, cut, transposed, &part, error));
+    const bool copied = is_codes(view) || transposed || cut->cols.count < cols || qr_cut_rows(cut) < rows;
+    if (is_codes(view))
+        QR_TRY(qr_quantized_read(m->ckpt, &m->config.quantization, view, rows, cols, cut,
+                                 m->compute == QR_COMPUTE_FLOAT32, m->be->pool, &part, error));
+    else if (copied)
+        QR_TRY(qr_cut_copy(view, cut, transposed, &part, error));
     const quire_status status = m->be->ops->weight_create(m->be, &part, m->compute, &out->weight, error);
     if (copied) qr_free((void *)part.data);
     if (status != QUIRE_OK) return status;
@@ -165,13 +187,14 @@ static quire_status load_linear(qr_model *m, int il, const char *stem, int64_t r
                                 bool bias, linear *out, quire_error *error)
 {
     char name[256];
-    const qr_tensor_view *view = find(m, il, stem, "weight", name, sizeof name);
+    const qr_tensor_view *view = find_matrix(m, il, stem, name, sizeof name);
     if (!view) return qr_fail(error, QUIRE_FORMAT, "%s: tensor '%s' is missing", qr_checkpoint_path(m->ckpt), name);
     bool transposed = il >= 0 && m->config.arch->transposed && !qr_checkpoint_is_gguf(m->ckpt);
     int64_t want_cols = transposed ? rows : cols, want_rows = transposed ? cols : rows;
-    if (view->num_dims != 2 || qr_tensor_cols(view) != want_cols || qr_tensor_rows(view) != want_rows)
+    if (!is_codes(view) &&
+        (view->num_dims != 2 || qr_tensor_cols(view) != want_cols || qr_tensor_rows(view) != want_rows))
         return wrong_shape(m, view, want_cols, want_rows, error);
-    QR_TRY(pack(m, view, cut, transposed, out, error));
+    QR_TRY(pack(m, view, rows, cols, cut, transposed, out, error));
     return load_bias(m, il, stem, rows, cols, cut, bias, &out->bias, error);
 }
 
@@ -229,6 +252,7 @@ static quire_status load_embedding(qr_model *m, const char *stem, int64_t min_ro
     if (!view) return qr_fail(error, QUIRE_FORMAT, "%s: tensor '%s' is missing", qr_checkpoint_path(m->ckpt), name);
     if (view->num_dims != 2 || qr_tensor_cols(view) != m->config.hidden_size || qr_tensor_rows(view) < min_rows)
         return wrong_shape(m, view, m->config.hidden_size, min_rows, error);
+    if (is_codes(view)) return not_values(m, view, error);
     m->num_parameters += qr_tensor_rows(view) * qr_tensor_cols(view);
     if (checkpoint_view) *checkpoint_view = *view;
     return m->be->ops->table_create(m->be, view, out, error);
@@ -251,10 +275,10 @@ static quire_status load_ends(qr_model *m, quire_error *error)
                            qr_checkpoint_path(m->ckpt));
     char name[256];
     const qr_cut cut = {{m->shard.vocab}, {0, c->hidden_size}};
-    if (!c->tie_word_embeddings && find(m, -1, "output", "weight", name, sizeof name))
+    if (!c->tie_word_embeddings && find_matrix(m, -1, "output", name, sizeof name))
         return load_linear(m, -1, "output", c->vocab_size, c->hidden_size, &cut, false, &m->output, error);
     m->num_parameters -= qr_tensor_rows(&token_embd) * c->hidden_size; /* counted once */
-    return pack(m, &token_embd, &cut, false, &m->output, error);
+    return pack(m, &token_embd, qr_tensor_rows(&token_embd), c->hidden_size, &cut, false, &m->output, error);
 }
 
 static quire_status load_all(qr_model *m, qr_model_progress on_progress, void *user, quire_error *error)

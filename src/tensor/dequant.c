@@ -228,6 +228,6 @@ void qr_dequantize(qr_dtype dtype, const void *src, float *dst, int64_t num_valu
         [QR_Q3_K] = dequantize_q3_k, [QR_Q4_K] = dequantize_q4_k, [QR_Q5_K] = dequantize_q5_k,
         [QR_Q6_K] = dequantize_q6_k,
     };
-    assert(num_values % qr_dtype_block_len(dtype) == 0);
+    assert(dtype < QR_NUM_DTYPES && num_values % qr_dtype_block_len(dtype) == 0);
     functions[dtype](src, dst, num_values / qr_dtype_block_len(dtype));
 }

@@ -6,10 +6,14 @@ static const struct {
     const char *name;
     uint32_t ggml_id;
     int block_len, block_bytes;
-} dtypes[QR_NUM_DTYPES] = {
+} dtypes[QR_NUM_STORED_DTYPES] = {
 #define XX(name, ggml_id, block_len, block_bytes) {#name, ggml_id, block_len, block_bytes},
     QR_DTYPE_MAP(XX)
 #undef XX
+        {"I8", 0, 1, 1},
+    {"I32", 0, 1, 4},
+    {"I64", 0, 1, 8},
+    {"F8_E4M3", 0, 1, 1},
 };
 
 const char *qr_dtype_name(qr_dtype dtype) { return dtypes[dtype].name; }

@@ -32,13 +32,19 @@ typedef enum qr_dtype {
 #define XX(name, ggml_id, block_len, block_bytes) QR_##name,
     QR_DTYPE_MAP(XX)
 #undef XX
-        QR_NUM_DTYPES
+        QR_NUM_DTYPES,
+    /* What quantized safetensors hold besides: codes and indices, without values of their own (model/quantized.h). */
+    QR_I8 = QR_NUM_DTYPES,
+    QR_I32,
+    QR_I64,
+    QR_F8_E4M3,
+    QR_NUM_STORED_DTYPES
 } qr_dtype;
 
 const char *qr_dtype_name(qr_dtype dtype); /* "Q4_1" */
 int qr_dtype_block_len(qr_dtype dtype);
 int qr_dtype_block_bytes(qr_dtype dtype);
-/* false when ggml_id is none of the above */
+/* false when ggml_id is none of QR_DTYPE_MAP */
 int qr_dtype_from_ggml(uint32_t ggml_id, qr_dtype *out);
 
 /* A tensor where it lies in a checkpoint (memory-mapped, read-only).
@@ -57,7 +63,8 @@ static inline int64_t qr_tensor_cols(const qr_tensor_view *t) { return t->dims[0
 static inline int64_t qr_tensor_rows(const qr_tensor_view *t) { return t->dims[1] * t->dims[2] * t->dims[3]; }
 size_t qr_tensor_row_bytes(const qr_tensor_view *t);
 
-/* num_values (a multiple of the block length) from src, unaligned allowed, to dst as float32. */
+/* num_values (a multiple of the block length) of a type below QR_NUM_DTYPES from src, unaligned allowed, to dst as
+ * float32. */
 void qr_dequantize(qr_dtype dtype, const void *src, float *dst, int64_t num_values);
 
 float qr_f16_to_f32(uint16_t h);

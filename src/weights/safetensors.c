@@ -28,7 +28,7 @@ typedef struct st_file {
 
 static bool dtype_of(const char *name, qr_dtype *out)
 {
-    static const qr_dtype known[] = {QR_F32, QR_F16, QR_BF16};
+    static const qr_dtype known[] = {QR_F32, QR_F16, QR_BF16, QR_I8, QR_I32, QR_I64, QR_F8_E4M3};
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(name, qr_dtype_name(known[i])) != 0) continue;
         *out = known[i];
@@ -91,12 +91,13 @@ static quire_status read_tensor(st_file *file, const char *name, const json_t *e
                        file->path, shown.text, r.begin, r.end, file->section_bytes);
     file->ranges[file->num_ranges++] = r;
     qr_dtype dtype;
-    if (!dtype_of(dtype_name, &dtype)) {
-        if (is_known_buffer(name)) return QUIRE_OK;
+    const bool known = dtype_of(dtype_name, &dtype);
+    if ((!known || dtype >= QR_NUM_DTYPES) && is_known_buffer(name)) return QUIRE_OK;
+    if (!known)
         return qr_fail(error, QUIRE_UNSUPPORTED,
-                       "%s: tensor '%s' has type %s, which is not supported; use F32, F16 or BF16", file->path,
-                       shown.text, qr_quote(dtype_name, strlen(dtype_name)).text);
-    }
+                       "%s: tensor '%s' has type %s, which is not supported; F32, F16 and BF16 are, and I8, I32 and "
+                       "F8_E4M3 of quantized linears",
+                       file->path, shown.text, qr_quote(dtype_name, strlen(dtype_name)).text);
     if (!read_shape(json_object_get(entry, "shape"), &view))
         return qr_fail(error, QUIRE_FORMAT, "%s: tensor '%s': its shape is not a list of at most %d sizes", file->path,
                        shown.text, QR_MAX_DIMS);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Regenerate tests/fuzz/corpus/gguf/ and tests/fuzz/corpus/safetensors/: a few small good files to start from."""
+"""Regenerate gguf/, safetensors/ and quantized/ in tests/fuzz/corpus/: a few small good files to start from."""
 import json
+import math
 import pathlib
 import struct
 
@@ -38,6 +39,16 @@ def safetensors(header, num_bytes):
     return struct.pack("<Q", len(text)) + text + bytes(num_bytes)
 
 
+def quantized(config, tensors):
+    """config.json, NUL, safetensors; tensors: name -> (dtype, shape)"""
+    sizes, header, end = {"I32": 4, "I64": 8, "F32": 4, "F16": 2, "BF16": 2, "I8": 1, "F8_E4M3": 1}, {}, 0
+    for name, (dtype, shape) in tensors.items():
+        begin, end = end, end + sizes[dtype] * math.prod(shape)
+        header[name] = dict(dtype=dtype, shape=shape, data_offsets=[begin, end])
+    text = json.dumps({"quantization_config": config}, separators=(",", ":")).encode()
+    return text + b"\0" + safetensors(header, end)
+
+
 def main():
     scalars = [meta("general.architecture", STR, "llama"), meta("general.alignment", U32, 32), meta("a", U8, 1),
                meta("b", I8, -1), meta("c", U16, 2), meta("d", I16, -2), meta("e", I32, -3), meta("f", F32, 1.5),
@@ -54,6 +65,20 @@ def main():
             "__metadata__": {"format": "pt"}, "a": dict(dtype="BF16", shape=[4], data_offsets=[0, 8]),
             "b": dict(dtype="F16", shape=[1, 2, 1], data_offsets=[8, 12]),
             "h.attn.bias": dict(dtype="BOOL", shape=[4], data_offsets=[12, 16])}, 16),
+        "quantized/gptq": quantized(dict(quant_method="gptq", bits=4, group_size=32, checkpoint_format="gptq"), {
+            "a.qweight": ("I32", [8, 8]), "a.qzeros": ("I32", [2, 1]), "a.scales": ("F16", [2, 8]),
+            "a.g_idx": ("I32", [64])}),
+        "quantized/awq": quantized(dict(quant_method="awq", w_bit=4, q_group_size=32, version="gemm"), {
+            "a.qweight": ("I32", [64, 1]), "a.qzeros": ("I32", [2, 1]), "a.scales": ("F16", [2, 8])}),
+        "quantized/fp8": quantized(dict(quant_method="fp8", fmt="e4m3", weight_block_size=[4, 32]), {
+            "a.weight": ("F8_E4M3", [8, 64]), "a.weight_scale_inv": ("F32", [2, 2]), "b.weight": ("F8_E4M3", [2, 32]),
+            "b.weight_scale": ("F32", [])}),
+        "quantized/compressed": quantized(dict(quant_method="compressed-tensors", format="mixed-precision", config_groups={
+            "group_0": {"weights": dict(num_bits=4, type="int", group_size=32)},
+            "group_1": {"weights": dict(num_bits=8, type="float", block_structure=[4, 32])}}), {
+            "a.weight_packed": ("I32", [8, 8]), "a.weight_scale": ("BF16", [8, 2]),
+            "a.weight_zero_point": ("I32", [1, 2]), "a.weight_g_idx": ("I32", [64]),
+            "b.weight": ("I8", [8, 64]), "b.weight_scale": ("F16", [8, 1]), "b.weight_zero_point": ("I8", [8, 1])}),
     }
     for name, data in files.items():
         (CORPUS / name).parent.mkdir(parents=True, exist_ok=True)
