@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "base/plugin.h"
 
-quire_status qr_comm_open(int size, qr_comm **out, quire_error *error)
+static quire_status load(int size, qr_comm_open_fn *out, quire_error *error)
 {
     char problem[256];
     void *library = qr_plugin_open("libquire-mpi.so", true, problem, sizeof problem);
@@ -19,8 +19,21 @@ quire_status qr_comm_open(int size, qr_comm **out, quire_error *error)
             "tensor_parallel_size %d needs MPI: %s (Debian: apt-get install openmpi-bin libopenmpi-dev, then "
             "build quire again)",
             size, problem);
+    memcpy(out, &symbol, sizeof symbol);
+    return QUIRE_OK;
+}
+
+quire_status qr_comm_available(int size, quire_error *error)
+{
     qr_comm_open_fn open_ranks;
-    memcpy(&open_ranks, &symbol, sizeof symbol);
+    return load(size, &open_ranks, error);
+}
+
+quire_status qr_comm_open(int size, qr_comm **out, quire_error *error)
+{
+    char problem[256];
+    qr_comm_open_fn open_ranks;
+    QR_TRY(load(size, &open_ranks, error));
     *out = open_ranks(size, problem, sizeof problem);
     return *out ? QUIRE_OK : qr_fail_param(error, "tensor_parallel_size", "tensor_parallel_size: %s", problem);
 }

@@ -38,6 +38,9 @@ struct qr_comm {
  *   INVALID      started with another number of processes */
 QUIRE_MUST_USE quire_status qr_comm_open(int size, qr_comm **out, quire_error *error);
 
+/* UNSUPPORTED as above, without joining. */
+QUIRE_MUST_USE quire_status qr_comm_available(int size, quire_error *error);
+
 enum {
     QR_MAX_RANKS = QUIRE_MAX_TENSOR_PARALLEL_SIZE,
     QR_REDUCE_PIECE = 1 << 16 /* floats that are added at a time */

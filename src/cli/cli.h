@@ -5,6 +5,7 @@
  *                ├─ serve.c   generate.c, batch.c, job.c   chat.c       use the engine
  *                ├─ text.c (tokenize, detokenize, render, logits)   inspect.c   pull.c
  *                ├─ bench.c, bench_local.c, bench_step.c, bench_kernels.c, bench_serve.c
+ *                ├─ launch.c: the command once more, as ranks under mpirun
  *                └─ simulate.c (options in simulate_options.c, charts in simulate_plots.c), replay.c   paper.c
  *
  * Rules: standard output is data, standard error is talk. A command returns its exit status: 0 done, 1 failed, 2 wrong
@@ -151,6 +152,12 @@ bool qr_cli_wait_input(void);
 
 /* ---- common.c --------------------------------------------------------------------------------- */
 
+/* launch.c: whether this process was started as one of several ranks; if not, `mpirun -n num_ranks quire argv...`, argv
+ * being what followed the program's name to a NULL, and its exit status. Rank 0 says when its model is open: from then
+ * on it gets the signals. */
+bool qr_cli_is_rank(void);
+int qr_cli_run_ranks(int num_ranks, char *const *argv);
+void qr_cli_ranks_are_ready(void);
 /* Open args->words[0] with a progress bar. QR_CLI_OK, or the error said and QR_CLI_FAILED;
  * likewise QR_CLI_FAILED, with rank_ended, in a process that was a rank above 0 and has done its part. */
 int qr_cli_open_model(qr_cli_args *args, bool vocab_only, quire_model **out);

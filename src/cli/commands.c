@@ -39,8 +39,8 @@ static const qr_option model_options[] = {
      .min = 1,
      .max = QUIRE_MAX_TENSOR_PARALLEL_SIZE,
      .alias = "tp",
-     .help = "processes that hold the model together, started with mpirun -n N; --threads, --swap-space and the memory "
-             "options are of each"},
+     .help = "processes that hold the model together, started by mpirun -n N or else by the program itself through "
+             "mpirun; --threads, --swap-space and the memory options are of each"},
     {.name = "device",
      .kind = QR_OPTION_STRING,
      .offset = AT(model.device),

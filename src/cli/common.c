@@ -30,6 +30,7 @@ int qr_cli_open_model(qr_cli_args *args, bool vocab_only, quire_model **out)
     if (has_ranks) set_stop_signals(SIG_IGN);
     quire_status status = quire_model_open(args->words[0], &args->model, out, &error);
     if (has_ranks) set_stop_signals(SIG_DFL);
+    if (has_ranks && status == QUIRE_OK) qr_cli_ranks_are_ready();
     qr_cli_progress_end(&progress);
     args->rank_ended = status == QUIRE_RANK_ENDED;
     if (args->rank_ended) return QR_CLI_FAILED;

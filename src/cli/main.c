@@ -47,10 +47,13 @@ static void set_log_level(const char *name)
         if (strcmp(name, names[i]) == 0) qr_log_set_level((qr_log_level)i);
 }
 
-static int run_command(const qr_cli_command *command, int argc, char *const *argv)
+static int run_command(const qr_cli_command *command, int num_words, int argc, char *const *argv)
 {
     static qr_cli_args args;
     quire_error error;
+    char *const *command_line = argv;
+    argc -= num_words;
+    argv += num_words;
     qr_positionals positionals = {args.words, QR_CLI_MAX_WORDS, 0};
     qr_cli_default_args(command, &args);
     for (int i = 0; i < argc && strcmp(argv[i], "--") != 0; i++)
@@ -62,6 +65,8 @@ static int run_command(const qr_cli_command *command, int argc, char *const *arg
     if (args.num_words < command->min_words)
         return qr_cli_usage_error(command->name, "%s: %s is missing", command->name, command->arguments);
     set_log_level(args.log_level);
+    const int num_ranks = args.model.tensor_parallel_size;
+    if (num_ranks > 1 && !qr_cli_is_rank()) return qr_cli_run_ranks(num_ranks, command_line);
     const int status = command->run(&args);
     return args.rank_ended ? QR_CLI_OK : status;
 }
@@ -79,7 +84,7 @@ static int run(int argc, char *const *argv)
     int num_words;
     const qr_cli_command *command = qr_cli_find_command(argc, argv, &num_words);
     if (!command) return fail_unknown_command(argc, argv);
-    return run_command(command, argc - num_words, argv + num_words);
+    return run_command(command, num_words, argc, argv);
 }
 
 int main(int argc, char **argv)

@@ -1,4 +1,5 @@
-"""Tensor parallelism over MPI, the real program under mpirun: two processes on this machine serve one model."""
+"""Tensor parallelism, the real program under mpirun: two processes on this machine serve one model; on the CPU over
+MPI, and on two of the CUDA shim's devices over its NCCL (tests/cuda_shim)."""
 import concurrent.futures
 import contextlib
 import http.client
@@ -15,7 +16,8 @@ import time
 from harness import MODEL, QUIRE, ROOT, Server, Skip, main, need_model, quire, test
 
 TINY = ROOT / "tests" / "golden" / "tiny" / "llama"
-ENV = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # CI runs as root
+ENV = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",  # CI runs as root, on few cores
+       "OMPI_MCA_rmaps_base_oversubscribe": "1"}
 TWO = ("--tensor-parallel-size", "2", "--threads", "1")
 
 
@@ -27,10 +29,19 @@ def launcher(size=2):
     return ["mpirun", "-n", str(size), "--oversubscribe", "--bind-to", "none"]
 
 
-def mpirun(*args, size=2, timeout=120):
+def mpirun(*args, size=2, timeout=120, env=None):
     """The program's ranks; a CompletedProcess with bytes."""
     return subprocess.run([*launcher(size), QUIRE, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, timeout=timeout, env={**os.environ, **ENV})
+                          stderr=subprocess.PIPE, timeout=timeout, env={**os.environ, **ENV, **(env or {})})
+
+
+def cuda_env(num_devices=2, nccl=None):
+    """Devices of the shim, and its NCCL or what is in another folder."""
+    build = pathlib.Path(QUIRE).parent
+    library, nccl = build / "libquire-cuda-shim.so", nccl or build / "shim"
+    if not library.exists() or not (build / "shim" / "libnccl.so.2").exists():
+        raise Skip("the CUDA shim is not built")
+    return {"QUIRE_CUDA_LIBRARY": str(library), "QUIRE_SHIM_DEVICES": str(num_devices), "LD_LIBRARY_PATH": str(nccl)}
 
 
 def ranks_of(server):
@@ -48,8 +59,8 @@ def ranks_of(server):
 class Ranks(Server):
     """quire serve on two ranks; SIGTERM to rank 0 ends all of them."""
 
-    def __init__(self, *args, **options):
-        super().__init__(*TWO, *args, launcher=launcher(), env=ENV, **options)
+    def __init__(self, *args, env=None, **options):
+        super().__init__(*TWO, *args, launcher=launcher(), env={**ENV, **(env or {})}, **options)
 
     def __exit__(self, kind, value, trace):
         if self.process.poll() is None and kind is None:
@@ -177,12 +188,88 @@ def a_rank_that_dies_ends_all():
             assert is_gone(pid), f"rank {pids.index(pid)} still runs"
 
 
+LOGITS = ("logits", TINY, "--ids", ",".join(str(7 * i % 300 + 3) for i in range(40)), *TWO, "--out")
+
+
+@test
+def the_program_starts_its_ranks():
+    """On two devices and on the CPU: the bytes of the ranks that mpirun starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        assert mpirun(*LOGITS, f"{folder}/cpu", "--device", "cpu").returncode == 0
+        quire(*LOGITS, f"{folder}/own", "--device", "cpu", env=ENV)
+        quire(*LOGITS, f"{folder}/cuda", "--device", "cuda", env={**ENV, **cuda_env()})
+        cpu, own, cuda = (pathlib.Path(f"{folder}/{name}").read_bytes() for name in ("cpu", "own", "cuda"))
+        assert len(cpu) == 40 * 384 * 4 and cpu == own == cuda
+
+
+@test
+def a_signal_to_what_started_the_ranks_drains():
+    launcher()
+    with Server(*TWO, model=TINY, env=ENV) as server:
+        body = json.dumps({"model": "llama", "prompt": [5, 6, 7], "max_tokens": 400, "ignore_eos": True,
+                           "stream": True})
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        client.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        response = client.getresponse()
+        assert response.readline().startswith(b"data:")
+        server.process.send_signal(signal.SIGTERM)
+        assert b"[DONE]" in response.read()
+        client.close()
+        assert server.process.wait(30) == 0, server.output()
+
+
+@test
+def what_started_the_ranks_takes_them_along():
+    launcher()
+    with contextlib.suppress(AssertionError):  # the server ends with an error, as it must
+        with Server(*TWO, model=TINY, env=ENV) as server:
+            started = server.process.pid
+            mpirun_pid = int(pathlib.Path(f"/proc/{started}/task/{started}/children").read_text())
+            ranks = list(map(int, pathlib.Path(f"/proc/{mpirun_pid}/task/{mpirun_pid}/children").read_text().split()))
+            server.process.kill()
+    assert len(ranks) == 2, ranks
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not all(map(is_gone, [mpirun_pid, *ranks])):
+        time.sleep(0.1)
+    assert all(map(is_gone, [mpirun_pid, *ranks]))
+
+
+@test
+def two_devices_serve_as_two_processors_do():
+    """Greedy texts and logprobs, alone and at once, are the CPU ranks' to the last bit."""
+    prompts = [[3 + (i * j) % 300 for j in range(8 + 5 * i)] for i in range(4)]
+
+    def all_of(server):
+        with concurrent.futures.ThreadPoolExecutor(len(prompts)) as pool:
+            return list(pool.map(lambda prompt: complete(server, prompt, max_tokens=12), prompts))
+
+    with Ranks("--device", "cpu", model=TINY) as server:
+        cpu = all_of(server)
+    with Ranks("--device", "cuda", "--num-kv-blocks", "100", model=TINY, env=cuda_env()) as server:
+        assert "cuda:0" in server.output(), server.output()
+        assert [complete(server, prompt, max_tokens=12) for prompt in prompts] == cpu
+        assert all_of(server) == cpu
+
+
+@test
+def mistakes_with_devices_are_explained():
+    generate = ("generate", TINY, "--prompt", "x", *TWO)
+    done = mpirun(*generate, "--device", "cuda", env=cuda_env(num_devices=1))
+    assert done.returncode != 0 and b"rank 1: cuda:1: there is 1 CUDA device" in done.stderr, done.stderr
+    done = mpirun(*generate, "--device", "cuda:1", env=cuda_env())
+    assert done.returncode != 0 and b"CUDA_VISIBLE_DEVICES" in done.stderr, done.stderr
+    with tempfile.TemporaryDirectory() as folder:
+        (pathlib.Path(folder) / "libnccl.so.2").write_text("no library")
+        done = mpirun(*generate, "--device", "cuda", env=cuda_env(nccl=folder))
+        assert done.returncode != 0 and b"NCCL 2.7 or later" in done.stderr, done.stderr
+
+
 @test
 def mistakes_are_explained():
     done = mpirun("generate", TINY, "--prompt", "x", "--tensor-parallel-size", "3", "--threads", "1")
     assert done.returncode != 0 and b"mpirun -n 3" in done.stderr, done.stderr
-    done = quire("generate", TINY, "--prompt", "x", "--tensor-parallel-size", "2", check=False)
-    assert done.returncode == 1 and b"mpirun -n 2" in done.stderr, done.stderr
+    done = quire("generate", TINY, "--prompt", "x", "--tensor-parallel-size", "2", check=False, env={"PATH": "/nowhere"})
+    assert done.returncode == 1 and b"needs mpirun" in done.stderr, done.stderr
     done = mpirun("serve", TINY, "--tensor-parallel-size", "3", "--threads", "1", size=3)
     assert done.returncode != 0 and b"2 KV heads" in done.stderr, done.stderr
 
