@@ -182,7 +182,7 @@ $(BUILD)/shim/%.o: % $(BUILD)/flags
 	@echo '  CXX  $<'
 	$(Q)$(CXX) $(SHIM_CXXFLAGS) -MMD -MP -x c++ -c $< -o $@
 
-SHIM_OBJ := $(patsubst %,$(BUILD)/shim/%.o,tests/cuda_shim/shim.cpp $(wildcard src/backend/cuda/*.cu))
+SHIM_OBJ := $(patsubst %,$(BUILD)/shim/%.o,$(wildcard tests/cuda_shim/*.cpp src/backend/cuda/*.cu))
 $(BUILD)/libshim.a: $(SHIM_OBJ)
 	@echo '  AR   $@'
 	@rm -f $@

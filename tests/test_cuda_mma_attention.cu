@@ -15,6 +15,7 @@ extern "C" {
 
 #include "backend/cuda/mma_attention.h"
 #include "backend/cuda/mma_index.cuh"
+#include "backend/cuda/wgmma_attention.h"
 #include "cuda_memory.h"
 #include "random_values.h"
 
@@ -172,6 +173,7 @@ typedef struct way {
     int block_size, chunk;
     bool together;
     int64_t max_part_floats;
+    bool wgmma; /* prefill by it, where it can */
 } way;
 
 static size_t elem_bytes(const problem *p) { return p->dtype == QR_KV_F16 ? 2 : 1; }
@@ -329,7 +331,7 @@ static void step(const problem *p, const way *w, cache *c, int num_reqs, const i
     a.num_heads = num_heads, a.num_kv_heads = KV_HEADS, a.head_size = p->head_size;
     a.scale = (float)(1 / sqrt(p->head_size)), a.window = p->window;
     a.k = c->data[0], a.v = c->data[1], a.block_bytes = c->block_bytes, a.head_bytes = c->head_bytes;
-    a.dtype = p->dtype, a.block_size = w->block_size;
+    a.dtype = p->dtype, a.block_size = w->block_size, a.num_blocks = c->num_blocks, a.wgmma = w->wgmma;
     a.query_start_loc = (const int32_t *)to_device(start, sizeof start);
     a.seq_lens = (const int32_t *)to_device(lens, sizeof lens);
     a.block_table = (const int32_t *)to_device(table, (size_t)(num_reqs * c->max_blocks) * 4);
@@ -405,6 +407,20 @@ static const shape shapes[] = {
      .lens = {1, 1100, 530},
      .from = {0, 1080, 528},
      .dtype = QR_KV_F16},
+    {.group = 5,
+     .head_size = 64,
+     .window = 0,
+     .num_reqs = 2,
+     .lens = {610, 30},
+     .from = {550, 0},
+     .dtype = QR_KV_F16},
+    {.group = 2,
+     .head_size = 128,
+     .window = 330,
+     .num_reqs = 1,
+     .lens = {700},
+     .from = {535},
+     .dtype = QR_KV_F16},
     {.group = 3,
      .head_size = 64,
      .window = 600,
@@ -449,19 +465,27 @@ static void attention_is_right_in_every_way(void **state)
             first[r] = (float *)malloc(bytes[r]);
             out[r] = (float *)malloc(bytes[r]);
         }
-        const way prefill = {64, MAX_CONTEXT, true, INT64_MAX};
+        const way prefill = {64, MAX_CONTEXT, true, INT64_MAX, false};
         run_way(&p, &prefill, first);
         assert_reference(&p, first);
-        const way ways[] = {
-            {p.dtype == QR_KV_F16 ? 8 : 16, 1, true, INT64_MAX}, {32, 11, false, INT64_MAX}, {128, 3, true, 20000}};
+        const way ways[] = {{p.dtype == QR_KV_F16 ? 8 : 16, 1, true, INT64_MAX, false},
+                            {32, 11, false, INT64_MAX, false},
+                            {128, 3, true, 20000, false},
+                            {16, MAX_CONTEXT, true, INT64_MAX, true},
+                            {8, MAX_CONTEXT, false, INT64_MAX, true},
+                            {64, MAX_CONTEXT, true, INT64_MAX, true},
+                            {32, 17, true, INT64_MAX, true},
+                            {128, 29, false, 20000, true}};
         for (const way &w : ways) {
+            if (w.wgmma && !qr_wgmma_attention_supported(p.head_size, p.dtype)) continue;
             for (int r = 0; r < p.num_reqs; r++) memset(out[r], 0xFF, bytes[r]);
             run_way(&p, &w, out);
             for (int r = 0; r < p.num_reqs; r++)
                 for (size_t i = 0; i < bytes[r] / sizeof(float); i++)
                     if (memcmp(&out[r][i], &first[r][i], sizeof(float)) != 0)
-                        fail_msg("head size %d: blocks of %d, chunks of %d: request %d [%zu]: %.9g, first way %.9g",
-                                 p.head_size, w.block_size, w.chunk, r, i, (double)out[r][i], (double)first[r][i]);
+                        fail_msg("head size %d: blocks of %d, chunks of %d%s: request %d [%zu]: %.9g, first way %.9g",
+                                 p.head_size, w.block_size, w.chunk, w.wgmma ? ", wgmma" : "", r, i,
+                                 (double)out[r][i], (double)first[r][i]);
         }
         for (int r = 0; r < p.num_reqs; r++) free(first[r]), free(out[r]);
         free_problem(&p);

@@ -73,6 +73,26 @@ static void tensor_cores_are_a_device_s(void **state)
     quire_model_info info;
     quire_model_get_info(model, &info);
     assert_string_equal(info.compute_dtype, "tensor");
+    assert_non_null(strstr(info.device, ", wgmma)"));
+    quire_model_close(model);
+}
+
+/* Prompts and tokens must have the same bits: where wgmma's are others, mma.sync does both. */
+static void wgmma_of_other_bits_is_not_used(void **state)
+{
+    (void)state;
+    quire_model_options options;
+    quire_model *model;
+    quire_model_info info;
+    quire_error error = {0};
+    quire_model_options_init(&options);
+    options.compute_dtype = "tensor";
+    options.device = "cuda";
+    setenv("QUIRE_SHIM_WGMMA", "rounds", 1);
+    assert_int_equal(quire_model_open(TINY, &options, &model, &error), QUIRE_OK);
+    unsetenv("QUIRE_SHIM_WGMMA");
+    quire_model_get_info(model, &info);
+    assert_non_null(strstr(info.device, "mma.sync"));
     quire_model_close(model);
 }
 
@@ -126,6 +146,7 @@ int main(void)
     setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(devices_by_name),  cmocka_unit_test(tensor_cores_are_a_device_s),
+        cmocka_unit_test(wgmma_of_other_bits_is_not_used),
         cmocka_unit_test(without_a_device), cmocka_unit_test(without_the_library),
         cmocka_unit_test(without_memory),
     };

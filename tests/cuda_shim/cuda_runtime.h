@@ -11,7 +11,7 @@
  * Device memory is malloc's, so AddressSanitizer sees what leaves its buffer. Streams run at once, in order.
  *
  * Threads: several may launch; each has its own fibers and shared memory.
- * Source: CUDA C++ Programming Guide; PTX ISA (mma, ldmatrix, cp.async). */
+ * Source: CUDA C++ Programming Guide; PTX ISA (mma, ldmatrix, cp.async, mbarrier, wgmma, cp.async.bulk.tensor). */
 #ifndef QR_TESTS_CUDA_SHIM_CUDA_RUNTIME_H
 #define QR_TESTS_CUDA_SHIM_CUDA_RUNTIME_H
 
@@ -32,6 +32,7 @@
 #define __noinline__ __attribute__((noinline))
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static thread_local
 
 using std::max;
@@ -228,10 +229,37 @@ void qr_cp_async_commit(void);
 void shim_cp_async_wait(int pending);
 template <int pending> static void qr_cp_async_wait(void) { shim_cp_async_wait(pending); }
 
+/* ---- Hopper: backend/cuda/hopper.cuh says what they do. cp.async's two modes are TMA's too; the products of wgmma read
+ * shared memory at once where copies come late, and as late as they may where copies come at once; their results are NaN
+ * before the wait. */
+
+struct CUtensorMap;
+unsigned qr_shared_address(const void *shared);
+void qr_mbarrier_init(uint64_t *barrier, unsigned arrivals);
+static inline void qr_fence_mbarrier_init(void) {}
+void qr_mbarrier_arrive(uint64_t *barrier);
+void qr_mbarrier_arrive_expect(uint64_t *barrier, unsigned bytes);
+void qr_mbarrier_wait(uint64_t *barrier, unsigned parity);
+static inline void qr_fence_proxy_async(void) {}
+void qr_tma_load(void *shared, const CUtensorMap *map, uint64_t *barrier, int c0, int c1, int c2, int c3);
+void shim_wgmma(float *d, int columns, const uint32_t *a, uint64_t b, bool add);
+template <int N> static void qr_wgmma_f16(float (&d)[N][4], const uint32_t (&a)[4], uint64_t b, bool add)
+{
+    shim_wgmma(&d[0][0], 8 * N, a, b, add);
+}
+void qr_wgmma_fence(void);
+void qr_wgmma_commit(void);
+void shim_wgmma_wait(int pending);
+template <int pending> static void qr_wgmma_wait(void) { shim_wgmma_wait(pending); }
+template <class T> static void qr_wgmma_hold(T &) {}
+template <int count> static void qr_more_registers(void) { static_assert(count % 8 == 0 && count <= 256, "setmaxnreg"); }
+template <int count> static void qr_fewer_registers(void) { static_assert(count % 8 == 0 && count >= 24, "setmaxnreg"); }
+
 /* ---- the runtime */
 
 enum cudaError_t {
     cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInsufficientDriver = 35,
     cudaErrorNoDevice = 100,
@@ -295,6 +323,10 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
+enum { cudaEnableDefault = 0 };
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned version, unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult *result);
 template <class F> static cudaError_t cudaFuncSetAttribute(F *, cudaFuncAttribute, int) { return cudaSuccess; }
 
 #endif

@@ -1,5 +1,5 @@
 /* cuda_shim: fibers, the warp-wide operations, and the runtime's calls. */
-#include "cuda_runtime.h"
+#include "shim.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -62,11 +62,13 @@ struct copy {
     int group;
 };
 
-enum wait { READY, AT_WARP, AT_BARRIER, DONE };
+enum wait { READY, AT_WARP, AT_BARRIER, AT_CONDITION, DONE };
 
 struct thread {
     void *sp;
     wait state;
+    bool (*ready)(void *); /* AT_CONDITION */
+    void *ready_ctx;
     uint3 idx;
     int lane, warp;
     copy copies[MAX_COPIES];
@@ -86,10 +88,11 @@ struct engine {
     warp warps[MAX_THREADS / 32];
     void *scheduler_sp;
     thread *self;
+    size_t shared_bytes;
     int num_threads, num_left, num_at_barrier;
     void (*body)(void *);
     void *ctx;
-    unsigned launches;
+    unsigned launches, rounds; /* rounds: over the warps of a block */
 #ifdef SHIM_ASAN
     void *scheduler_fake;
     const void *scheduler_bottom;
@@ -101,7 +104,7 @@ struct engine {
     {
         stacks = (unsigned char *)mmap(NULL, (size_t)MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        shared = (unsigned char *)aligned_alloc(128, MAX_SHARED + 128);
+        shared = (unsigned char *)aligned_alloc(1024, MAX_SHARED + 1024);
         if (stacks == MAP_FAILED || !shared) abort();
     }
     ~engine()
@@ -118,7 +121,7 @@ static thread_local struct engine_owner {
     ~engine_owner() { delete e; }
 } owner;
 
-[[noreturn]] static void die(const char *what, const char *detail)
+[[noreturn]] void shim_die(const char *what, const char *detail)
 {
     fprintf(stderr, "cuda_shim: %s%s (block %u %u %u, thread %u %u %u)\n", what, detail, blockIdx.x, blockIdx.y,
             blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z);
@@ -164,8 +167,8 @@ static void thread_main(void)
     eng->body(eng->ctx);
     t->state = DONE;
     eng->num_left--;
-    if (eng->warps[t->warp].arrived > 0) die("a thread has ended while its warp waits at ", eng->warps[t->warp].what);
-    if (eng->num_at_barrier > 0) die("a thread has ended while others wait at __syncthreads", "");
+    if (eng->warps[t->warp].arrived > 0) shim_die("a thread has ended while its warp waits at ", eng->warps[t->warp].what);
+    if (eng->num_at_barrier > 0) shim_die("a thread has ended while others wait at __syncthreads", "");
     leave(t);
     abort();
 }
@@ -217,6 +220,7 @@ static bool run_warp(int w, bool backwards)
         again = false;
         for (int i = 0; i < 32; i++) {
             thread *t = &eng->threads[32 * w + (backwards ? 31 - i : i)];
+            if (t->state == AT_CONDITION && t->ready(t->ready_ctx)) t->state = READY;
             if (t->state != READY) continue;
             resume(t);
             again = ran = true;
@@ -231,11 +235,14 @@ static void run_block(dim3 block, size_t shared_bytes)
     start_threads(block);
     bool backwards = eng->launches % 2 != 0;
     int warps = eng->num_threads / 32;
+    shim_hopper_begin(warps);
     while (eng->num_left > 0) {
         bool ran = false;
+        eng->rounds++;
         for (int i = 0; i < warps; i++) ran |= run_warp(backwards ? warps - 1 - i : i, backwards);
-        if (!ran) die("lanes wait for each other for ever", "");
+        if (!ran && !shim_hopper_progress()) shim_die("lanes wait for each other for ever", "");
     }
+    shim_hopper_end(warps);
 }
 
 void shim_run(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void *), void *ctx)
@@ -243,15 +250,16 @@ void shim_run(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void *), 
     if (!owner.e) owner.e = new engine();
     eng = owner.e;
     unsigned threads = block.x * block.y * block.z;
-    if (threads == 0 || threads > MAX_THREADS || threads % 32 != 0) die("a block must be 1 to 32 whole warps", "");
-    if (shared_bytes > MAX_SHARED) die("more dynamic shared memory than a block can have", "");
+    if (threads == 0 || threads > MAX_THREADS || threads % 32 != 0) shim_die("a block must be 1 to 32 whole warps", "");
+    if (shared_bytes > MAX_SHARED) shim_die("more dynamic shared memory than a block can have", "");
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > MAX_GRID_YZ || grid.z > MAX_GRID_YZ)
-        die("a grid that cannot be launched", "");
+        shim_die("a grid that cannot be launched", "");
     eng->body = body;
     eng->ctx = ctx;
     shim_now.grid_dim = {grid.x, grid.y, grid.z};
     shim_now.block_dim = {block.x, block.y, block.z};
     shim_now.shared = eng->shared;
+    eng->shared_bytes = shared_bytes;
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
@@ -264,11 +272,34 @@ void shim_run(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void *), 
 /* ---- waiting ----------------------------------------------------------------------------------------- */
 
 int shim_lane(void) { return eng->self->lane; }
+int shim_warp_index(void) { return eng->self->warp; }
+bool shim_copies_at_once(void) { return eng->launches & 2; }
+unsigned char *shim_shared(size_t *bytes)
+{
+    *bytes = eng->shared_bytes;
+    return eng->shared;
+}
+
+void shim_wait_until(bool (*ready)(void *), void *ctx)
+{
+    thread *t = eng->self;
+    if (ready(ctx)) return;
+    t->ready = ready;
+    t->ready_ctx = ctx;
+    t->state = AT_CONDITION;
+    leave(t);
+}
+
+void shim_yield(void)
+{
+    unsigned now = eng->rounds;
+    shim_wait_until([](void *ctx) { return eng->rounds != *(unsigned *)ctx; }, &now);
+}
 
 void __syncthreads(void)
 {
     thread *t = eng->self;
-    if (eng->num_left < eng->num_threads) die("__syncthreads after a thread of the block has ended", "");
+    if (eng->num_left < eng->num_threads) shim_die("__syncthreads after a thread of the block has ended", "");
     if (++eng->num_at_barrier < eng->num_threads) {
         t->state = AT_BARRIER;
         leave(t);
@@ -283,8 +314,8 @@ const shim_slots *shim_warp(const char *what, unsigned mask, const void *in, siz
     thread *t = eng->self;
     warp *w = &eng->warps[t->warp];
     shim_slots *slots = &w->slots[w->turn & 1];
-    if (mask != ~0u) die("an operation of a part of a warp: ", what);
-    if (w->arrived > 0 && w->what != what) die("lanes of a warp at different operations, one of them ", what);
+    if (mask != ~0u) shim_die("an operation of a part of a warp: ", what);
+    if (w->arrived > 0 && w->what != what) shim_die("lanes of a warp at different operations, one of them ", what);
     w->what = what;
     if (bytes) memcpy(slots->in[t->lane], in, bytes);
     if (++w->arrived < ALL_LANES) {
@@ -392,7 +423,7 @@ void qr_mma_s8(int32_t d[4], const uint32_t a[4], const uint32_t b[2])
 
 void shim_ldmatrix(uint32_t *r, const void *row, int count, bool transposed)
 {
-    if ((uintptr_t)row % 16 != 0) die("ldmatrix: a row that is not 16-byte aligned", "");
+    if ((uintptr_t)row % 16 != 0) shim_die("ldmatrix: a row that is not 16-byte aligned", "");
     const shim_slots *s = shim_warp("ldmatrix", ~0u, &row, sizeof row, NULL);
     int major = shim_lane() / 4, minor = shim_lane() % 4 * 2;
     for (int i = 0; i < count; i++) {
@@ -412,10 +443,10 @@ void shim_ldmatrix(uint32_t *r, const void *row, int count, bool transposed)
 void qr_cp_async_16(void *shared, const void *global, bool valid)
 {
     thread *t = eng->self;
-    if ((uintptr_t)shared % 16 != 0 || (uintptr_t)global % 16 != 0) die("cp.async: not 16-byte aligned", "");
-    if (t->num_copies == MAX_COPIES) die("more cp.async under way than the shim keeps", "");
+    if ((uintptr_t)shared % 16 != 0 || (uintptr_t)global % 16 != 0) shim_die("cp.async: not 16-byte aligned", "");
+    if (t->num_copies == MAX_COPIES) shim_die("more cp.async under way than the shim keeps", "");
     t->copies[t->num_copies++] = {shared, global, valid, t->group};
-    if (eng->launches & 2) finish_copies(t, INT_MAX); /* at once: before the others have read what was there */
+    if (shim_copies_at_once()) finish_copies(t, INT_MAX); /* at once: before the others have read what was there */
 }
 void qr_cp_async_commit(void) { eng->self->group++; }
 void shim_cp_async_wait(int pending) { finish_copies(eng->self, eng->self->group - pending); }
@@ -453,6 +484,7 @@ const char *cudaGetErrorString(cudaError_t error)
 {
     switch (error) {
     case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument";
     case cudaErrorMemoryAllocation: return "out of memory";
     case cudaErrorInsufficientDriver: return "no driver";
     case cudaErrorNoDevice: return "no CUDA-capable device is detected";

@@ -16,7 +16,7 @@
 #include "backend/cuda/mma_linear.h"
 
 enum {
-    QR_CUDA_VERSION = 3,           /* of this table */
+    QR_CUDA_VERSION = 4,           /* of this table */
     QR_CUDA_PARTS_BYTES = 16 << 20 /* partial results of contexts, or of K, that are split over blocks */
 };
 
@@ -121,6 +121,7 @@ typedef struct qr_cuda_api {
     void (*mma_pack)(qr_cuda_device *dev, const qr_mma_weight *w, const void *rows, size_t row_bytes);
     void (*mma_linear)(qr_cuda_device *dev, const qr_mma_linear *args);
     void (*mma_attention)(qr_cuda_device *dev, const qr_mma_attention *args, const qr_mma_plan *plan);
+    bool (*wgmma_check)(qr_cuda_device *dev); /* wgmma_attention.h */
 
     /* ---- several devices as one: cuda_ranks.c */
     /* The cudaStream_t that all of this happens on; the device is this thread's from now on. */

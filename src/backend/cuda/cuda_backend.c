@@ -33,11 +33,12 @@ struct qr_kv_cache {
 typedef struct cuda_backend {
     qr_backend base;
     qr_backend_ops ops; /* with this backend's name */
-    char name[320];
+    char name[384];
     const qr_cuda_api *api;
     qr_cuda_device *dev;
     qr_backend *host;
     bool tensor_cores;    /* for attention */
+    bool wgmma;           /* for prompts */
     qr_cuda_ranks *ranks; /* NULL: one device */
 
     /* reserve() */
@@ -546,6 +547,8 @@ static void attend_on_tensor_cores(cuda_backend *c, const qr_cuda_kv *kv, const 
                                   .head_bytes = (int64_t)kv->head_k_bytes,
                                   .dtype = kv->dtype,
                                   .block_size = kv->block_size,
+                                  .num_blocks = args->cache->config.num_blocks,
+                                  .wgmma = c->wgmma,
                                   .query_start_loc = batch->query_start_loc,
                                   .seq_lens = batch->seq_lens,
                                   .block_table = batch->block_table,
@@ -691,8 +694,11 @@ static quire_status open_device(cuda_backend *c, int index, int threads, quire_e
     if (code != 0) return qr_fail(error, QUIRE_DEVICE, "cuda:%d: %s", index, c->api->error_text(code));
     QR_TRY(qr_cpu_backend_create(NULL, threads, &c->host, error));
     c->base.pool = c->host->pool;
-    snprintf(c->name, sizeof c->name, "cuda:%d (%s, %d.%d, %d SMs)", index, info.name, info.compute_major,
-             info.compute_minor, info.num_multiprocessors);
+    const bool hopper = c->tensor_cores && info.compute_major == 9 && info.compute_minor == 0;
+    c->wgmma = hopper && c->api->wgmma_check(c->dev);
+    snprintf(c->name, sizeof c->name, "cuda:%d (%s, %d.%d, %d SMs%s)", index, info.name, info.compute_major,
+             info.compute_minor, info.num_multiprocessors,
+             !hopper ? "" : c->wgmma ? ", wgmma" : ", mma.sync: wgmma rounds otherwise or does not run");
     return QUIRE_OK;
 }
 

@@ -2,6 +2,7 @@
 #include <assert.h>
 
 #include "backend/cuda/mma_tile.cuh"
+#include "backend/cuda/wgmma_attention.h"
 
 template <int HD> static constexpr int prefill_warps = 4;
 template <int HD> static constexpr int prefill_row_tiles = HD <= 128 ? 2 : 1;
@@ -9,33 +10,6 @@ template <int HD> static constexpr int prefill_row_tiles = HD <= 128 ? 2 : 1;
 template <int HD> static constexpr size_t shared_bytes(int rows)
 {
     return (size_t)rows * HD * 2 + 2 * qr_tile_bytes<HD> + QR_SCALE_BYTES;
-}
-
-static __device__ __forceinline__ qr_mma_work describe_work(const qr_mma_attention &a, int req)
-{
-    qr_mma_work w;
-    w.kv_head = (int)blockIdx.y;
-    w.group = a.num_heads / a.num_kv_heads;
-    w.first_token = a.query_start_loc[req];
-    int tokens = a.query_start_loc[req + 1] - w.first_token;
-    w.num_rows = tokens * w.group;
-    w.first_row = 0;
-    w.end_row = w.num_rows;
-    w.first_position = a.seq_lens[req] - tokens;
-    w.begin = qr_first_key(w.first_position, a.window);
-    w.end = a.seq_lens[req];
-    w.table = a.block_table + (int64_t)req * a.max_blocks;
-    w.block_shift = __ffs(a.block_size) - 1;
-    w.k = a.k + w.kv_head * a.head_bytes;
-    w.v = a.v + w.kv_head * a.head_bytes;
-    return w;
-}
-
-/* Where row `row` of the request goes, at dimension 0. */
-static __device__ __forceinline__ float *out_row(const qr_mma_attention &a, const qr_mma_work &w, int row)
-{
-    int head = w.kv_head * w.group + row % w.group;
-    return a.out + ((int64_t)(w.first_token + row / w.group) * a.num_heads + head) * a.head_size;
 }
 
 /* A decode item's part of one row: o [HD], m, l. */
@@ -51,7 +25,7 @@ template <int HD> __global__ void __launch_bounds__(32) decode_kernel(const qr_m
 {
     QR_DYNAMIC_SHARED(unsigned char, shared);
     qr_mma_item item = a.items[blockIdx.x];
-    qr_mma_work w = describe_work(a, item.req);
+    qr_mma_work w = qr_request_work(a, item.req);
     bool alone = w.begin / QR_MMA_SEGMENT == (w.end - 1) / QR_MMA_SEGMENT;
     w.begin = max(w.begin, item.idx * QR_MMA_SEGMENT);
     w.end = min(w.end, (item.idx + 1) * QR_MMA_SEGMENT);
@@ -62,7 +36,7 @@ template <int HD> __global__ void __launch_bounds__(32) decode_kernel(const qr_m
             int row = qr_mma_d_row(lane, 2 * half);
             if (row >= w.num_rows) continue;
             float m = state.m[0][half], l = state.l[0][half], factor = alone ? qr_out_factor(a.dtype, l) : 1;
-            float *to = alone ? out_row(a, w, row) : part_row(a, decode_rows, (int)blockIdx.x, w.kv_head, row);
+            float *to = alone ? qr_out_row(a, w, row) : part_row(a, decode_rows, (int)blockIdx.x, w.kv_head, row);
             QR_UNROLL
             for (int n = 0; n < HD / 8; n++)
                 *reinterpret_cast<float2 *>(to + 8 * n + qr_mma_d_col(lane, 0)) =
@@ -76,7 +50,7 @@ template <int HD> __global__ void __launch_bounds__(32) decode_kernel(const qr_m
 template <int HD> __global__ void __launch_bounds__(32) merge_kernel(const qr_mma_attention a, int num_decode, int rows)
 {
     qr_mma_item item = a.items[num_decode + blockIdx.x];
-    qr_mma_work w = describe_work(a, item.req);
+    qr_mma_work w = qr_request_work(a, item.req);
     int row = (int)blockIdx.z, lane = (int)threadIdx.x;
     int segment = w.begin / QR_MMA_SEGMENT, last = (w.end - 1) / QR_MMA_SEGMENT;
     if (row >= w.num_rows || segment == last) return;
@@ -91,7 +65,7 @@ template <int HD> __global__ void __launch_bounds__(32) merge_kernel(const qr_mm
         QR_UNROLL
         for (int i = 0; i < HD / 32; i++) o[i] = fmaf(o[i], factor, part[lane + 32 * i] * later_factor);
     }
-    float *to = out_row(a, w, row), factor = qr_out_factor(a.dtype, l);
+    float *to = qr_out_row(a, w, row), factor = qr_out_factor(a.dtype, l);
     QR_UNROLL
     for (int i = 0; i < HD / 32; i++) to[lane + 32 * i] = o[i] * factor;
 }
@@ -104,40 +78,13 @@ __global__ void __launch_bounds__(32 * prefill_warps<HD>) prefill_kernel(const q
     constexpr int RT = prefill_row_tiles<HD>, ROWS = 16 * RT * prefill_warps<HD>;
     QR_DYNAMIC_SHARED(unsigned char, shared);
     qr_mma_item item = a.items[first_item + blockIdx.x];
-    qr_mma_work w = describe_work(a, item.req);
-    w.first_row = item.idx * ROWS;
-    w.end_row = min(w.num_rows, w.first_row + ROWS);
-    w.begin = qr_first_key(w.first_position + w.first_row / w.group, a.window);
-    w.end = w.first_position + (w.end_row - 1) / w.group + 1;
+    qr_mma_work w = qr_prefill_work(a, item, ROWS);
     int lane = (int)threadIdx.x & 31, warp_row = w.first_row + (int)threadIdx.x / 32 * 16 * RT;
     int num_folds = (w.end - 1) / QR_MMA_SEGMENT - w.begin / QR_MMA_SEGMENT + 1, folds = 0;
     float m[RT][2], l[RT][2];
-    /* the segments before lie in out, in the same thread's places */
     qr_attend<HD, RT, prefill_warps<HD>>(a, w, shared, [&](const qr_mma_state<HD, RT> &state) {
         bool first = folds == 0, last = ++folds == num_folds;
-        QR_UNROLL
-        for (int rt = 0; rt < RT; rt++) QR_UNROLL
-        for (int half = 0; half < 2; half++) {
-            float factor = 0, later_factor = 1;
-            if (first)
-                m[rt][half] = state.m[rt][half], l[rt][half] = state.l[rt][half];
-            else
-                qr_merge_factors(&m[rt][half], &l[rt][half], state.m[rt][half], state.l[rt][half], &factor,
-                                 &later_factor);
-            int row = warp_row + 16 * rt + qr_mma_d_row(lane, 2 * half);
-            if (row >= w.end_row) continue;
-            float *to = out_row(a, w, row) + qr_mma_d_col(lane, 0);
-            float scale = last ? qr_out_factor(a.dtype, l[rt][half]) : 1;
-            QR_UNROLL
-            for (int n = 0; n < HD / 8; n++) {
-                float2 o = make_float2(state.o[rt][n][2 * half], state.o[rt][n][2 * half + 1]);
-                float2 *place = reinterpret_cast<float2 *>(to + 8 * n);
-                if (!first)
-                    o = make_float2(fmaf(place->x, factor, o.x * later_factor),
-                                    fmaf(place->y, factor, o.y * later_factor));
-                *place = make_float2(o.x * scale, o.y * scale);
-            }
-        }
+        qr_merge_segment(a, w, warp_row, state, m, l, first, last, lane);
     });
 }
 
@@ -163,6 +110,8 @@ template <int HD> static int run(const qr_mma_attention &a, const qr_mma_plan &p
     }
     if (plan.num_prefill > 0) {
         int first_item = plan.num_decode + plan.num_merge;
+        if (a.wgmma && qr_wgmma_attention_supported(a.head_size, a.dtype))
+            return qr_wgmma_attention_run(&a, first_item, plan.num_prefill, stream);
         QR_LAUNCH(prefill_kernel<HD>, dim3((unsigned)plan.num_prefill, heads), dim3(32 * prefill_warps<HD>),
                   prefill_shared, stream, a, first_item);
     }

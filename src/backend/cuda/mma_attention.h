@@ -77,6 +77,8 @@ typedef struct qr_mma_attention {
     int64_t block_bytes, head_bytes; /* from block to block, from head to head */
     qr_kv_dtype dtype;
     int block_size;
+    int64_t num_blocks;
+    bool wgmma; /* prefill as wgmma_attention.h has it, where it does */
     /* the batch */
     const int32_t *query_start_loc, *seq_lens, *block_table;
     int max_blocks;

@@ -4,8 +4,11 @@
  *                 that the 8 rows of one ldmatrix matrix lie in 8 different groups of banks
  *   rows          the new tokens of a request times the query heads of one KV head: row = token * group + head
  *   positions     keys of a row at position p: [p - window + 1, p], or [0, p] without a window
+ *   wgmma's B     K [dims][keys] and V [keys][dims] as pages have them, the contiguous dimension being N: rows of one
+ *                 piece of a page, up to 128 bytes, swizzled within themselves by TMA
  *
- * Source: swizzles as CUTLASS's, mma's fragments as in the PTX ISA (device.cuh draws them). */
+ * Source: swizzles as CUTLASS's, mma's fragments as in the PTX ISA (device.cuh draws them), wgmma's descriptors and the
+ * canonical layouts of MN-major matrices likewise. */
 #ifndef QR_BACKEND_CUDA_MMA_INDEX_CUH
 #define QR_BACKEND_CUDA_MMA_INDEX_CUH
 
@@ -60,6 +63,39 @@ QR_INDEX int64_t qr_paged_offset(const int32_t *block_table, int position, int b
 QR_INDEX int qr_key_offset(int dim, int position, int block_shift, int bytes)
 {
     return ((dim << block_shift) + (position & ((1 << block_shift) - 1))) * bytes;
+}
+
+/* ---- wgmma_attention.h: tiles of 64 keys in shared memory, each in pieces of one page
+ *
+ *   K   [pieces][HD][piece]   rows of piece * 2 bytes, swizzled over as many
+ *   V   [HD / 64][64][64]     rows of 128 bytes, swizzled over 128; a piece is some of the rows of each panel */
+
+/* Keys of a piece: those of a page, 64 at most. */
+QR_INDEX int qr_piece_keys(int block_size) { return block_size < 64 ? block_size : 64; }
+
+/* wgmma's descriptor of a matrix at a shared address (PTX ISA, "Matrix descriptor"); row_bytes 16, 32, 64, 128: swizzled
+ * over that, 16 not at all. */
+QR_INDEX uint64_t qr_wgmma_descriptor(unsigned address, unsigned leading, unsigned stride, int row_bytes)
+{
+    unsigned mode = row_bytes == 16 ? 0 : row_bytes == 32 ? 3 : row_bytes == 64 ? 2 : 1;
+    return (uint64_t)(address >> 4 & 0x3FFF) | (uint64_t)(leading >> 4 & 0x3FFF) << 16 |
+           (uint64_t)(stride >> 4 & 0x3FFF) << 32 | (uint64_t)mode << 62;
+}
+
+/* K's dimensions 16 step .. as B [16][64]: the next piece is the next row of keys, 8 rows further 8 dimensions. Without
+ * a swizzle the ISA has the two the other way round. */
+QR_INDEX uint64_t qr_wgmma_keys(unsigned tile, int step, int head_size, int piece)
+{
+    unsigned row = 2 * (unsigned)piece, next_piece = (unsigned)head_size * row;
+    unsigned at = tile + 16 * (unsigned)step * row;
+    return row == 16 ? qr_wgmma_descriptor(at, 8 * row, next_piece, 16)
+                     : qr_wgmma_descriptor(at, next_piece, 8 * row, (int)row);
+}
+
+/* V's keys 16 step .. as B [16][HD]: panels of 64 dimensions, 8 rows further 8 keys. */
+QR_INDEX uint64_t qr_wgmma_values(unsigned tile, int step)
+{
+    return qr_wgmma_descriptor(tile + 16 * (unsigned)step * 128, 64 * 128, 8 * 128, 128);
 }
 
 #endif

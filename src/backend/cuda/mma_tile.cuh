@@ -3,35 +3,15 @@
  *   shared   q [rows][HD] f16 | K [HD][64] f16 | V [64][HD] f16                    float16 cache
  *                             | codes of K, V | one of both in turn | scales K, V   8-bit caches
  *
- * Tiles of float16 are swizzled (mma_index.cuh), codes are not. A warp's registers: o [16 RT][HD] and s [16 RT][64] as
- * results of mma, and per lane the maximum and its part of the sum of rows lane / 4 and lane / 4 + 8. */
+ * Tiles of float16 are swizzled (mma_index.cuh), codes are not. A warp's registers: mma_work.cuh. */
 #ifndef QR_BACKEND_CUDA_MMA_TILE_CUH
 #define QR_BACKEND_CUDA_MMA_TILE_CUH
 
-#include "backend/cuda/mma_attention.h"
-#include "backend/cuda/mma_index.cuh"
+#include "backend/cuda/mma_work.cuh"
 
-enum { QR_KEY_COLS = QR_MMA_KEYS / 8, QR_SCALE_BYTES = 2 * QR_MMA_KEYS * 2 };
-
-/* What the threads of a block work on together. */
-typedef struct qr_mma_work {
-    int kv_head;
-    int num_rows; /* of the request: tokens * group */
-    int group;
-    int first_row, end_row; /* the block's */
-    int first_token;        /* flat, of the request */
-    int first_position;     /* of the request's first new token */
-    int begin, end;         /* keys that some row of the block sees, within what the block does */
-    const int32_t *table;
-    int block_shift;
-    const uint8_t *k, *v; /* the head's, in block 0 */
-} qr_mma_work;
+enum { QR_SCALE_BYTES = 2 * QR_MMA_KEYS * 2 };
 
 template <int HD> static constexpr int qr_tile_bytes = QR_MMA_KEYS *HD * 2;
-
-template <int HD, int RT> struct qr_mma_state {
-    float o[RT][HD / 8][4], m[RT][2], l[RT][2];
-};
 
 template <int WARPS> static __device__ __forceinline__ void qr_mma_sync(void)
 {
@@ -39,14 +19,6 @@ template <int WARPS> static __device__ __forceinline__ void qr_mma_sync(void)
         __syncwarp();
     else
         __syncthreads();
-}
-
-static __device__ __forceinline__ uint32_t qr_pack_f16(float x, float y)
-{
-    __half2 h = __floats2half2_rn(x, y);
-    uint32_t bits;
-    memcpy(&bits, &h, sizeof bits);
-    return bits;
 }
 
 /* ---- to shared memory */
@@ -60,9 +32,7 @@ static __device__ __forceinline__ void qr_load_queries(const qr_mma_attention &a
         int r = i / (HD / 8), chunk = i % (HD / 8), row = w.first_row + r;
         uint4 bits = make_uint4(0, 0, 0, 0);
         if (row < w.end_row) {
-            int head = w.kv_head * w.group + row % w.group;
-            const float4 *x = reinterpret_cast<const float4 *>(a.q + (int64_t)(w.first_token + row / w.group) * a.ld_q +
-                                                               head * HD + chunk * 8);
+            const float4 *x = reinterpret_cast<const float4 *>(qr_query_row(a, w, row) + chunk * 8);
             float4 low = x[0], high = x[1];
             bits = make_uint4(qr_pack_f16(low.x, low.y), qr_pack_f16(low.z, low.w), qr_pack_f16(high.x, high.y),
                               qr_pack_f16(high.z, high.w));
@@ -239,46 +209,7 @@ static __device__ __forceinline__ void qr_scores(const uint4 *q, int q_row, cons
     }
 }
 
-/* Scores to probabilities, relative to the largest score so far; o and l follow it. position: of the lane's rows,
- * -1 for rows that are not there; all_seen: no row of the warp needs a mask. */
-template <int HD, int RT>
-static __device__ __forceinline__ void qr_softmax(qr_mma_state<HD, RT> &state, float (&s)[RT][QR_KEY_COLS][4],
-                                                  float scale, int window, int start, const int (&position)[RT][2],
-                                                  bool all_seen, int lane)
-{
-    QR_UNROLL
-    for (int rt = 0; rt < RT; rt++) QR_UNROLL
-    for (int half = 0; half < 2; half++) {
-        float largest = state.m[rt][half];
-        QR_UNROLL
-        for (int n = 0; n < QR_KEY_COLS; n++) QR_UNROLL
-        for (int i = 2 * half; i < 2 * half + 2; i++) {
-            float x = s[rt][n][i] * scale;
-            if (!all_seen && !qr_sees(position[rt][half], start + 8 * n + qr_mma_d_col(lane, i), window)) x = -INFINITY;
-            s[rt][n][i] = x;
-            largest = fmaxf(largest, x);
-        }
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
-        largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
-        float base = largest == -INFINITY ? 0 : largest, sum = 0;
-        float shrink = qr_exp2(state.m[rt][half] - base);
-        QR_UNROLL
-        for (int n = 0; n < QR_KEY_COLS; n++) QR_UNROLL
-        for (int i = 2 * half; i < 2 * half + 2; i++) {
-            s[rt][n][i] = qr_exp2(s[rt][n][i] - base);
-            sum += s[rt][n][i];
-        }
-        state.m[rt][half] = largest;
-        state.l[rt][half] = fmaf(state.l[rt][half], shrink, sum);
-        QR_UNROLL
-        for (int n = 0; n < HD / 8; n++) {
-            state.o[rt][n][2 * half] *= shrink;
-            state.o[rt][n][2 * half + 1] *= shrink;
-        }
-    }
-}
-
-/* o += P V: s as mma leaves it is A as mma takes it. */
+/* o += P V */
 template <int HD, int RT>
 static __device__ __forceinline__ void qr_values(qr_mma_state<HD, RT> &state, const float (&s)[RT][QR_KEY_COLS][4],
                                                  const uint4 *v, int lane)
@@ -287,9 +218,7 @@ static __device__ __forceinline__ void qr_values(qr_mma_state<HD, RT> &state, co
     for (int step = 0; step < QR_MMA_KEYS / 16; step++) {
         uint32_t p[RT][4];
         QR_UNROLL
-        for (int rt = 0; rt < RT; rt++) QR_UNROLL
-        for (int i = 0; i < 4; i++)
-            p[rt][i] = qr_pack_f16(s[rt][2 * step + i / 2][i % 2 * 2], s[rt][2 * step + i / 2][i % 2 * 2 + 1]);
+        for (int rt = 0; rt < RT; rt++) qr_pack_probabilities(s[rt], step, p[rt]);
         QR_UNROLL
         for (int n = 0; n < HD / 8; n += 2) {
             uint32_t vb[4];
@@ -301,18 +230,6 @@ static __device__ __forceinline__ void qr_values(qr_mma_state<HD, RT> &state, co
                 qr_mma_f16(state.o[rt][n + 1], p[rt], vb + 2);
             }
         }
-    }
-}
-
-template <int HD, int RT> static __device__ __forceinline__ void qr_clear_state(qr_mma_state<HD, RT> &state)
-{
-    QR_UNROLL
-    for (int rt = 0; rt < RT; rt++) {
-        state.m[rt][0] = state.m[rt][1] = -INFINITY;
-        state.l[rt][0] = state.l[rt][1] = 0;
-        QR_UNROLL
-        for (int n = 0; n < HD / 8; n++) QR_UNROLL
-        for (int i = 0; i < 4; i++) state.o[rt][n][i] = 0;
     }
 }
 
@@ -331,19 +248,11 @@ static __device__ __forceinline__ void qr_attend(const qr_mma_attention &a, cons
     uint4 *fetch_k = tile0, *fetch_v = codes ? tile0 + qr_tile_bytes<HD> / 32 : tile1;
     uint4 *k_scales = tile1 + qr_tile_bytes<HD> / 16, *v_scales = k_scales + QR_SCALE_BYTES / 32;
     const uint4 *k_tile = codes ? tile1 : tile0, *v_tile = tile1;
-    float scale = a.scale * 1.44269504f * (a.dtype == QR_KV_FP8_E4M3 ? 256.0f : 1.0f);
+    float scale = qr_score_scale(a);
 
     int position[RT][2], first = 0x7fffffff, last = -1; /* of the warp's rows */
-    QR_UNROLL
-    for (int rt = 0; rt < RT; rt++) QR_UNROLL
-    for (int half = 0; half < 2; half++) {
-        int row = w.first_row + warp_row + 16 * rt + qr_mma_d_row(lane, 2 * half);
-        position[rt][half] = row < w.end_row ? w.first_position + row / w.group : -1;
-    }
-    if (w.first_row + warp_row < w.end_row) {
-        first = w.first_position + (w.first_row + warp_row) / w.group;
-        last = w.first_position + (min(w.first_row + warp_row + 16 * RT, w.end_row) - 1) / w.group;
-    }
+    qr_row_positions(w, w.first_row + warp_row, position, lane);
+    qr_row_range(w, w.first_row + warp_row, 16 * RT, &first, &last);
 
     qr_mma_state<HD, RT> state;
     qr_clear_state(state);
@@ -355,7 +264,7 @@ static __device__ __forceinline__ void qr_attend(const qr_mma_attention &a, cons
         int next = start + QR_MMA_KEYS;
         bool seen = start <= last && next > qr_first_key(first, a.window), more = next < w.end;
         bool all_seen = next - 1 <= first && start >= qr_first_key(last, a.window) && last >= 0;
-        float s[RT][QR_KEY_COLS][4];
+        float s[RT][QR_KEY_COLS][4], shrink[RT][2];
 
         qr_cp_async_wait<1>();
         qr_mma_sync<WARPS>();
@@ -366,7 +275,10 @@ static __device__ __forceinline__ void qr_attend(const qr_mma_attention &a, cons
         if (seen) qr_scores<HD, RT>(q, warp_row, k_tile, s, lane);
         qr_mma_sync<WARPS>();
         qr_fetch<HD, false>(a, w, next, fetch_k, k_scales, thread, threads);
-        if (seen) qr_softmax<HD, RT>(state, s, scale, a.window, start, position, all_seen, lane);
+        if (seen) {
+            qr_softmax(state.m, state.l, shrink, s, scale, a.window, start, position, all_seen, lane);
+            qr_shrink_output(state, shrink);
+        }
 
         qr_cp_async_wait<1>();
         qr_mma_sync<WARPS>();
@@ -379,37 +291,12 @@ static __device__ __forceinline__ void qr_attend(const qr_mma_attention &a, cons
         qr_fetch<HD, true>(a, w, next, fetch_v, v_scales, thread, threads);
 
         if (next % QR_MMA_SEGMENT == 0 || !more) {
-            QR_UNROLL
-            for (int rt = 0; rt < RT; rt++) QR_UNROLL
-            for (int half = 0; half < 2; half++) {
-                state.l[rt][half] += __shfl_xor_sync(0xffffffffu, state.l[rt][half], 1);
-                state.l[rt][half] += __shfl_xor_sync(0xffffffffu, state.l[rt][half], 2);
-            }
+            qr_complete_sums(state.l);
             fold(state);
             qr_clear_state(state);
         }
     }
     qr_cp_async_wait<0>();
-}
-
-/* ---- segments */
-
-/* The factors of backend.h's merge of (m, l) with a later part; l and m become the result's. Parts that saw nothing
- * (m = -inf) leave the other as it is. */
-static __device__ __forceinline__ void qr_merge_factors(float *m, float *l, float later_m, float later_l, float *factor,
-                                                        float *later_factor)
-{
-    float largest = fmaxf(*m, later_m), base = largest == -INFINITY ? 0 : largest;
-    *factor = qr_exp2(*m - base);
-    *later_factor = qr_exp2(later_m - base);
-    *l = fmaf(*l, *factor, later_l * *later_factor);
-    *m = largest;
-}
-
-/* What V's codes were not multiplied with, over the sum of the probabilities. */
-static __device__ __forceinline__ float qr_out_factor(qr_kv_dtype dtype, float l)
-{
-    return (dtype == QR_KV_FP8_E4M3 ? 256.0f : 1.0f) / l;
 }
 
 #endif

@@ -1,5 +1,6 @@
 /* The device, its memory and its one stream; the table that quire takes. */
 #include "backend/cuda/runtime.cuh"
+#include "backend/cuda/wgmma_attention.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -152,6 +153,12 @@ static void mma_attention(qr_cuda_device *dev, const qr_mma_attention *args, con
     qr_cuda_check((cudaError_t)qr_mma_attention_run(args, plan, dev->stream), "qr_mma_attention_run");
 }
 
+static bool wgmma_check(qr_cuda_device *dev)
+{
+    qr_cuda_check(cudaSetDevice(dev->index), "cudaSetDevice");
+    return qr_wgmma_attention_check(dev->stream);
+}
+
 extern "C" __attribute__((visibility("default"))) const qr_cuda_api *quire_cuda_api(void)
 {
     static const qr_cuda_api api = {QR_CUDA_VERSION,
@@ -182,6 +189,7 @@ extern "C" __attribute__((visibility("default"))) const qr_cuda_api *quire_cuda_
                                     mma_pack,
                                     mma_linear,
                                     mma_attention,
+                                    wgmma_check,
                                     qr_cuda_stream,
                                     qr_cuda_sum_parts,
                                     qr_cuda_copy_rows};
