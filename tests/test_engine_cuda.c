@@ -145,9 +145,11 @@ int main(void)
 {
     setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(devices_by_name),  cmocka_unit_test(tensor_cores_are_a_device_s),
+        cmocka_unit_test(devices_by_name),
+        cmocka_unit_test(tensor_cores_are_a_device_s),
         cmocka_unit_test(wgmma_of_other_bits_is_not_used),
-        cmocka_unit_test(without_a_device), cmocka_unit_test(without_the_library),
+        cmocka_unit_test(without_a_device),
+        cmocka_unit_test(without_the_library),
         cmocka_unit_test(without_memory),
     };
     return cmocka_run_group_tests_name("engine cuda", tests, NULL, NULL);

@@ -229,9 +229,9 @@ void qr_cp_async_commit(void);
 void shim_cp_async_wait(int pending);
 template <int pending> static void qr_cp_async_wait(void) { shim_cp_async_wait(pending); }
 
-/* ---- Hopper: backend/cuda/hopper.cuh says what they do. cp.async's two modes are TMA's too; the products of wgmma read
- * shared memory at once where copies come late, and as late as they may where copies come at once; their results are NaN
- * before the wait. */
+/* ---- Hopper: backend/cuda/hopper.cuh says what they do. cp.async's two modes are TMA's too; the products of wgmma
+ * read shared memory at once where copies come late, and as late as they may where copies come at once; their results
+ * are NaN before the wait. */
 
 struct CUtensorMap;
 unsigned qr_shared_address(const void *shared);
@@ -252,8 +252,14 @@ void qr_wgmma_commit(void);
 void shim_wgmma_wait(int pending);
 template <int pending> static void qr_wgmma_wait(void) { shim_wgmma_wait(pending); }
 template <class T> static void qr_wgmma_hold(T &) {}
-template <int count> static void qr_more_registers(void) { static_assert(count % 8 == 0 && count <= 256, "setmaxnreg"); }
-template <int count> static void qr_fewer_registers(void) { static_assert(count % 8 == 0 && count >= 24, "setmaxnreg"); }
+template <int count> static void qr_more_registers(void)
+{
+    static_assert(count % 8 == 0 && count <= 256, "setmaxnreg");
+}
+template <int count> static void qr_fewer_registers(void)
+{
+    static_assert(count % 8 == 0 && count >= 24, "setmaxnreg");
+}
 
 /* ---- the runtime */
 
@@ -325,8 +331,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess, cudaDriverEntryPointSymbolNotFound };
 enum { cudaEnableDefault = 0 };
-cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned version, unsigned long long flags,
-                                             cudaDriverEntryPointQueryResult *result);
+cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function, unsigned version,
+                                             unsigned long long flags, cudaDriverEntryPointQueryResult *result);
 template <class F> static cudaError_t cudaFuncSetAttribute(F *, cudaFuncAttribute, int) { return cudaSuccess; }
 
 #endif

@@ -1,6 +1,6 @@
-/* cuda_shim: what sm_90a adds, written from the PTX ISA and the driver API's reference, not from the kernels: mbarrier, TMA,
- * wgmma with its descriptors. Beyond what a GPU does it ends the program at barriers that are not initialised or get
- * too many arrivals, copies that nobody waits for, warps of a group at different products, products without a fence
+/* cuda_shim: what sm_90a adds, written from the PTX ISA and the driver API's reference, not from the kernels: mbarrier,
+ * TMA, wgmma with its descriptors. Beyond what a GPU does it ends the program at barriers that are not initialised or
+ * get too many arrivals, copies that nobody waits for, warps of a group at different products, products without a fence
  * before or a wait behind them, operands that change before the wait, boxes that leave their tensor. It does not see
  * missing proxy fences. */
 #include <math.h>
@@ -35,10 +35,7 @@ static unsigned char *shared_at(unsigned address, unsigned count)
 }
 
 /* Chunks of 16 bytes change places within `span` bytes by the address bits from 7 on. */
-static unsigned swizzle(unsigned address, unsigned span)
-{
-    return address ^ (address >> 7 << 4 & (span - 1) & ~15u);
-}
+static unsigned swizzle(unsigned address, unsigned span) { return address ^ (address >> 7 << 4 & (span - 1) & ~15u); }
 
 /* ---- mbarrier */
 
@@ -178,8 +175,10 @@ void qr_tma_load(void *shared, const CUtensorMap *map, uint64_t *arrives, int c0
     if (l.to % 128 != 0 || (l.t.span > 16 && l.to % (8 * l.t.span) != 0))
         shim_die("TMA: shared memory that is not aligned, to 128 bytes or where the swizzle repeats", "");
     for (int i = 0; i < RANK; i++)
-        if (l.at[i] < 0 || (uint64_t)l.at[i] + l.t.box[i] > l.t.dims[i]) shim_die("TMA: a box that leaves its tensor", "");
-    if (l.t.span > 16 && l.t.box[0] * sizeof(uint16_t) != l.t.span) shim_die("TMA: a box narrower than its swizzle", "");
+        if (l.at[i] < 0 || (uint64_t)l.at[i] + l.t.box[i] > l.t.dims[i])
+            shim_die("TMA: a box that leaves its tensor", "");
+    if (l.t.span > 16 && l.t.box[0] * sizeof(uint16_t) != l.t.span)
+        shim_die("TMA: a box narrower than its swizzle", "");
     barrier_at(arrives);
     if (shim_copies_at_once())
         finish_load(l);
@@ -248,8 +247,8 @@ static float element(uint64_t descriptor, int k, int n)
     return qr_f16_to_f32(bits);
 }
 
-/* Products summed in double precision, as those of mma; rounded once more where QUIRE_SHIM_WGMMA=rounds is set: a device
- * whose two instructions have different bits. */
+/* Products summed in double precision, as those of mma; rounded once more where QUIRE_SHIM_WGMMA=rounds is set: a
+ * device whose two instructions have different bits. */
 static void multiply(product *p)
 {
     const char *set = getenv("QUIRE_SHIM_WGMMA");

@@ -167,7 +167,8 @@ static void thread_main(void)
     eng->body(eng->ctx);
     t->state = DONE;
     eng->num_left--;
-    if (eng->warps[t->warp].arrived > 0) shim_die("a thread has ended while its warp waits at ", eng->warps[t->warp].what);
+    if (eng->warps[t->warp].arrived > 0)
+        shim_die("a thread has ended while its warp waits at ", eng->warps[t->warp].what);
     if (eng->num_at_barrier > 0) shim_die("a thread has ended while others wait at __syncthreads", "");
     leave(t);
     abort();

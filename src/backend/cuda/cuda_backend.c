@@ -698,7 +698,9 @@ static quire_status open_device(cuda_backend *c, int index, int threads, quire_e
     c->wgmma = hopper && c->api->wgmma_check(c->dev);
     snprintf(c->name, sizeof c->name, "cuda:%d (%s, %d.%d, %d SMs%s)", index, info.name, info.compute_major,
              info.compute_minor, info.num_multiprocessors,
-             !hopper ? "" : c->wgmma ? ", wgmma" : ", mma.sync: wgmma rounds otherwise or does not run");
+             !hopper    ? ""
+             : c->wgmma ? ", wgmma"
+                        : ", mma.sync: wgmma rounds otherwise or does not run");
     return QUIRE_OK;
 }
 

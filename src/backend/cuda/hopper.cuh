@@ -1,16 +1,16 @@
-/* hopper: the words that sm_90a adds to device.cuh: barriers in shared memory that copies arrive at (mbarrier), copies of
- * boxes of tensors (TMA), products of a warp group of four warps with shared memory (wgmma). PTX here, or the shim's.
+/* hopper: the words that sm_90a adds to device.cuh: barriers in shared memory that copies arrive at (mbarrier), copies
+ * of boxes of tensors (TMA), products of a warp group of four warps with shared memory (wgmma). PTX here, or the
+ * shim's.
  *
  *   mbarrier   counts arrivals and bytes; a phase ends when none of either is missing, the next begins at once.
  *              Phases are 0, 1, 0, 1, ...; wait(parity) returns when the last phase that ended was `parity` (a new
  *              barrier counts as behind a phase 1)
  *   TMA        one thread asks; the bytes arrive at a barrier that expects them
- *   wgmma      d += a b: d and a in registers as mma's (warp w of the group has rows 16 w ..), b in shared memory, where
- *              a descriptor says (mma_index.cuh). All runs behind the asking threads:
- *                 fence     registers that were touched may be given to the products that follow
- *                 commit    the products since the last commit are a group
- *                 wait<n>   until at most n groups are not done. Before that d must not be read and a not be written
- *   proxies    TMA and wgmma do not see what threads wrote to shared memory before qr_fence_proxy_async()
+ *   wgmma      d += a b: d and a in registers as mma's (warp w of the group has rows 16 w ..), b in shared memory,
+ * where a descriptor says (mma_index.cuh). All runs behind the asking threads: fence     registers that were touched
+ * may be given to the products that follow commit    the products since the last commit are a group wait<n>   until at
+ * most n groups are not done. Before that d must not be read and a not be written proxies    TMA and wgmma do not see
+ * what threads wrote to shared memory before qr_fence_proxy_async()
  *
  * A library for other devices too must not compile these there: QR_HOPPER says where.
  * Source: PTX ISA: mbarrier, cp.async.bulk.tensor, wgmma.mma_async, setmaxnreg. */
@@ -62,8 +62,8 @@ static __device__ __forceinline__ void qr_fence_proxy_async(void)
 }
 
 /* The box at these coordinates (the fastest first) to shared memory, 128-byte aligned; arrives at the barrier. */
-static __device__ __forceinline__ void qr_tma_load(void *shared, const CUtensorMap *map, uint64_t *barrier, int c0, int c1,
-                                                   int c2, int c3)
+static __device__ __forceinline__ void qr_tma_load(void *shared, const CUtensorMap *map, uint64_t *barrier, int c0,
+                                                   int c1, int c2, int c3)
 {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
                  "[%1, {%3, %4, %5, %6}], [%2];" ::"r"(qr_shared_address(shared)),
@@ -72,7 +72,7 @@ static __device__ __forceinline__ void qr_tma_load(void *shared, const CUtensorM
 }
 
 #define QR_D4(d, n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
-#define QR_D8(d, n) \
+#define QR_D8(d, n)                                                                                                    \
     QR_D4(d, n), QR_D4(d, n + 1), QR_D4(d, n + 2), QR_D4(d, n + 3), QR_D4(d, n + 4), QR_D4(d, n + 5), QR_D4(d, n + 6), \
         QR_D4(d, n + 7)
 
@@ -113,7 +113,8 @@ template <int pending> static __device__ __forceinline__ void qr_wgmma_wait(void
 {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
-/* What the compiler must not move over a wait: it takes d for ready and a for free when a product has been asked for. */
+/* What the compiler must not move over a wait: it takes d for ready and a for free when a product has been asked for.
+ */
 template <int N> static __device__ __forceinline__ void qr_wgmma_hold(float (&d)[N][4])
 {
     QR_UNROLL
@@ -136,5 +137,37 @@ template <int count> static __device__ __forceinline__ void qr_fewer_registers(v
 }
 
 #endif /* __CUDACC__ */
+
+/* ---- host */
+
+/* float16 [blocks][heads][rows][cols], 16-byte aligned as the steps are. */
+typedef struct qr_tma_tensor {
+    const void *data;
+    int rows, cols, heads;
+    int64_t blocks, head_bytes, block_bytes;
+} qr_tma_tensor;
+
+/* For copies of boxes [box_rows][box_cols] of one head, whose rows of 16, 32, 64 or 128 bytes are swizzled over their
+ * own length (16: not). Coordinates: col, row, head, block. False: the driver has no such maps. */
+static inline bool qr_tma_describe(const qr_tma_tensor *t, int box_rows, int box_cols, CUtensorMap *map)
+{
+    void *encode = NULL;
+    cudaDriverEntryPointQueryResult found;
+    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault, &found) !=
+            cudaSuccess ||
+        found != cudaDriverEntryPointSuccess)
+        return false;
+    const cuuint64_t dims[] = {(cuuint64_t)t->cols, (cuuint64_t)t->rows, (cuuint64_t)t->heads, (cuuint64_t)t->blocks};
+    const cuuint64_t strides[] = {(cuuint64_t)t->cols * 2, (cuuint64_t)t->head_bytes, (cuuint64_t)t->block_bytes};
+    const cuuint32_t box[] = {(cuuint32_t)box_cols, (cuuint32_t)box_rows, 1, 1}, steps[] = {1, 1, 1, 1};
+    const CUtensorMapSwizzle swizzle = box_cols == 8    ? CU_TENSOR_MAP_SWIZZLE_NONE
+                                       : box_cols == 16 ? CU_TENSOR_MAP_SWIZZLE_32B
+                                       : box_cols == 32 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                        : CU_TENSOR_MAP_SWIZZLE_128B;
+    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(encode)(
+               map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4, const_cast<void *>(t->data), dims, strides, box, steps,
+               CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
 
 #endif

@@ -73,29 +73,30 @@ QR_INDEX int qr_key_offset(int dim, int position, int block_shift, int bytes)
 /* Keys of a piece: those of a page, 64 at most. */
 QR_INDEX int qr_piece_keys(int block_size) { return block_size < 64 ? block_size : 64; }
 
-/* wgmma's descriptor of a matrix at a shared address (PTX ISA, "Matrix descriptor"); row_bytes 16, 32, 64, 128: swizzled
- * over that, 16 not at all. */
-QR_INDEX uint64_t qr_wgmma_descriptor(unsigned address, unsigned leading, unsigned stride, int row_bytes)
+/* wgmma's descriptor of a matrix at shared address 0 (PTX ISA, "Matrix descriptor"); row_bytes 16, 32, 64, 128:
+ * swizzled over that, 16 not at all. */
+QR_INDEX uint64_t qr_wgmma_shape(unsigned leading, unsigned stride, int row_bytes)
 {
     unsigned mode = row_bytes == 16 ? 0 : row_bytes == 32 ? 3 : row_bytes == 64 ? 2 : 1;
-    return (uint64_t)(address >> 4 & 0x3FFF) | (uint64_t)(leading >> 4 & 0x3FFF) << 16 |
-           (uint64_t)(stride >> 4 & 0x3FFF) << 32 | (uint64_t)mode << 62;
+    return (uint64_t)(leading >> 4 & 0x3FFF) << 16 | (uint64_t)(stride >> 4 & 0x3FFF) << 32 | (uint64_t)mode << 62;
 }
 
-/* K's dimensions 16 step .. as B [16][64]: the next piece is the next row of keys, 8 rows further 8 dimensions. Without
- * a swizzle the ISA has the two the other way round. */
-QR_INDEX uint64_t qr_wgmma_keys(unsigned tile, int step, int head_size, int piece)
+/* The same at an address (below 256 KiB, as all are). */
+QR_INDEX uint64_t qr_wgmma_at(uint64_t shape, unsigned address) { return shape + (address >> 4); }
+
+/* 16 dimensions of K as B [16][64]: the next piece is the next row of keys, 8 rows further 8 dimensions. Without a
+ * swizzle the ISA has the two the other way round. */
+QR_INDEX uint64_t qr_wgmma_key_shape(int head_size, int piece)
 {
     unsigned row = 2 * (unsigned)piece, next_piece = (unsigned)head_size * row;
-    unsigned at = tile + 16 * (unsigned)step * row;
-    return row == 16 ? qr_wgmma_descriptor(at, 8 * row, next_piece, 16)
-                     : qr_wgmma_descriptor(at, next_piece, 8 * row, (int)row);
+    return row == 16 ? qr_wgmma_shape(8 * row, next_piece, 16) : qr_wgmma_shape(next_piece, 8 * row, (int)row);
 }
+/* Bytes from 16 dimensions to the next. */
+QR_INDEX unsigned qr_wgmma_key_step(int piece) { return 16 * 2 * (unsigned)piece; }
 
-/* V's keys 16 step .. as B [16][HD]: panels of 64 dimensions, 8 rows further 8 keys. */
-QR_INDEX uint64_t qr_wgmma_values(unsigned tile, int step)
-{
-    return qr_wgmma_descriptor(tile + 16 * (unsigned)step * 128, 64 * 128, 8 * 128, 128);
-}
+/* 16 keys of V as B [16][HD]: panels of 64 dimensions, 8 rows further 8 keys. */
+QR_INDEX uint64_t qr_wgmma_value_shape(void) { return qr_wgmma_shape(64 * 128, 8 * 128, 128); }
+/* Bytes from 16 keys to the next. */
+QR_INDEX unsigned qr_wgmma_value_step(void) { return 16 * 128; }
 
 #endif

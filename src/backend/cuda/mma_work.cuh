@@ -1,5 +1,5 @@
-/* mma_work: what all attention kernels on tensor cores share, so that a row has the same bits in each: which rows and keys
- * a block has, online softmax over a tile, segments.
+/* mma_work: what all attention kernels on tensor cores share, so that a row has the same bits in each: which rows and
+ * keys a block has, online softmax over a tile, segments.
  *
  * A warp has rows in tiles of 16 (RT of them); its registers are o [16 RT][HD] and s [16 RT][64] as results of mma, and
  * per lane the maximum and its part of the sum of rows lane / 4 and lane / 4 + 8. wgmma leaves its results in the same
@@ -169,11 +169,11 @@ static __device__ __forceinline__ void qr_shrink_output(qr_mma_state<HD, RT> &st
 }
 
 /* Probabilities of keys 16 step .. as A: s as mma leaves it is what mma takes. */
-static __device__ __forceinline__ void qr_pack_probabilities(const float (&s)[QR_KEY_COLS][4], int step, uint32_t (&p)[4])
+static __device__ __forceinline__ void qr_pack_probabilities(const float (&s)[QR_KEY_COLS][4], int step,
+                                                             uint32_t (&p)[4])
 {
     QR_UNROLL
-    for (int i = 0; i < 4; i++)
-        p[i] = qr_pack_f16(s[2 * step + i / 2][i % 2 * 2], s[2 * step + i / 2][i % 2 * 2 + 1]);
+    for (int i = 0; i < 4; i++) p[i] = qr_pack_f16(s[2 * step + i / 2][i % 2 * 2], s[2 * step + i / 2][i % 2 * 2 + 1]);
 }
 
 /* ---- segments */
@@ -207,8 +207,8 @@ static __device__ __forceinline__ float qr_out_factor(qr_kv_dtype dtype, float l
     return (dtype == QR_KV_FP8_E4M3 ? 256.0f : 1.0f) / l;
 }
 
-/* A segment of a warp's rows, which begin at `row`, into a.out, where those before lie, in the same lane's places; m, l:
- * theirs, then the result's. */
+/* A segment of a warp's rows, which begin at `row`, into a.out, where those before lie, in the same lane's places; m,
+ * l: theirs, then the result's. */
 template <int HD, int RT>
 static __device__ __forceinline__ void qr_merge_segment(const qr_mma_attention &a, const qr_mma_work &w, int row,
                                                         const qr_mma_state<HD, RT> &state, float (&m)[RT][2],

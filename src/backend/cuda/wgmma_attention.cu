@@ -16,7 +16,7 @@ enum {
 
 template <int HD> static constexpr int tile_bytes = QR_MMA_KEYS *HD * 2;
 template <int HD>
-static constexpr size_t shared_bytes = PATTERN + 2 * STAGES * tile_bytes<HD> + (4 * STAGES + 1) * sizeof(uint64_t);
+static constexpr size_t shared_bytes = PATTERN + 2 * STAGES *tile_bytes<HD> + (4 * STAGES + 1) * sizeof(uint64_t);
 
 /* K's and V's tiles of a stage lie in places 2 stage and 2 stage + 1 of the ring. */
 typedef struct ring {
@@ -49,8 +49,7 @@ static __device__ __forceinline__ void clear_values(const qr_mma_work &w, int st
 {
     for (int i = lane; i < tile_bytes<HD> / 16; i += 32) {
         int position = start + i * 16 % PANEL_BYTES / 128;
-        if (position < w.begin || position >= w.end)
-            reinterpret_cast<uint4 *>(tile)[i] = make_uint4(0, 0, 0, 0);
+        if (position < w.begin || position >= w.end) reinterpret_cast<uint4 *>(tile)[i] = make_uint4(0, 0, 0, 0);
     }
 }
 
@@ -124,8 +123,8 @@ static __device__ __forceinline__ void load_queries(const qr_mma_attention &a, c
 
 /* Ask for s = q K of tile i, when it is there. */
 template <int HD>
-static __device__ __forceinline__ void ask_scores(const ring &r, int i, int piece, uint32_t (&q)[HD / 16][4],
-                                                  float (&s)[QR_KEY_COLS][4])
+static __device__ __forceinline__ void ask_scores(const ring &r, int i, uint64_t shape, unsigned k_step,
+                                                  uint32_t (&q)[HD / 16][4], float (&s)[QR_KEY_COLS][4])
 {
     wait_full(r, i, 0);
     unsigned tile = qr_shared_address(r.tiles + place_of(i, 0) * tile_bytes<HD>);
@@ -133,7 +132,7 @@ static __device__ __forceinline__ void ask_scores(const ring &r, int i, int piec
     qr_wgmma_fence();
     QR_UNROLL
     for (int step = 0; step < HD / 16; step++)
-        qr_wgmma_f16(s, q[step], qr_wgmma_keys(tile, step, HD, piece), step > 0);
+        qr_wgmma_f16(s, q[step], qr_wgmma_at(shape, tile + (unsigned)step * k_step), step > 0);
     qr_wgmma_commit();
 }
 
@@ -148,7 +147,9 @@ static __device__ __forceinline__ void ask_values(const ring &r, int i, uint32_t
     qr_wgmma_hold(p);
     qr_wgmma_fence();
     QR_UNROLL
-    for (int step = 0; step < QR_MMA_KEYS / 16; step++) qr_wgmma_f16(o, p[step], qr_wgmma_values(tile, step), true);
+    for (int step = 0; step < QR_MMA_KEYS / 16; step++)
+        qr_wgmma_f16(o, p[step], qr_wgmma_at(qr_wgmma_value_shape(), tile + (unsigned)step * qr_wgmma_value_step()),
+                     true);
     qr_wgmma_commit();
 }
 
@@ -157,7 +158,9 @@ template <int HD>
 static __device__ __forceinline__ void consume(const qr_mma_attention &a, const qr_mma_work &w, const ring &r,
                                                int group_row, int lane)
 {
-    const int row = group_row + ((int)threadIdx.x % GROUP_THREADS) / 32 * 16, piece = qr_piece_keys(a.block_size);
+    const int row = group_row + ((int)threadIdx.x % GROUP_THREADS) / 32 * 16;
+    const uint64_t shape = qr_wgmma_key_shape(HD, qr_piece_keys(a.block_size));
+    const unsigned k_step = qr_wgmma_key_step(qr_piece_keys(a.block_size));
     const float scale = qr_score_scale(a);
     int begin = w.end, end = w.end, first, last; /* keys that the group sees */
     if (qr_row_range(w, group_row, GROUP_ROWS, &first, &last)) begin = qr_first_key(first, a.window), end = last + 1;
@@ -190,14 +193,14 @@ static __device__ __forceinline__ void consume(const qr_mma_attention &a, const 
             for (int step = 0; step < QR_MMA_KEYS / 16; step++) qr_pack_probabilities(s[0], step, p[step]);
         };
         qr_clear_state(state);
-        ask_scores<HD>(r, i, piece, q, s[0]);
+        ask_scores<HD>(r, i, shape, k_step, q, s[0]);
         qr_wgmma_wait<0>();
         qr_wgmma_hold(s[0]);
         release(r, i, 0, lane);
         softmax();
         pack();
         for (i++, start += QR_MMA_KEYS; start < segment_end; i++, start += QR_MMA_KEYS) {
-            ask_scores<HD>(r, i, piece, q, s[0]);
+            ask_scores<HD>(r, i, shape, k_step, q, s[0]);
             ask_values<HD>(r, i - 1, p, state.o[0]);
             qr_wgmma_wait<1>();
             qr_wgmma_hold(s[0]);
@@ -253,36 +256,13 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 /* ---- host */
 
-/* A tensor [blocks][heads][rows][cols] of float16 in the cache, and a box [box_rows][box_cols] of one head. */
-static bool describe_box(const qr_mma_attention &a, const uint8_t *base, int rows, int cols, int box_rows, int box_cols,
-                         CUtensorMap *map)
-{
-    void *encode = NULL;
-    cudaDriverEntryPointQueryResult found;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault, &found) !=
-            cudaSuccess ||
-        found != cudaDriverEntryPointSuccess)
-        return false;
-    const cuuint64_t dims[] = {(cuuint64_t)cols, (cuuint64_t)rows, (cuuint64_t)a.num_kv_heads,
-                               (cuuint64_t)a.num_blocks};
-    const cuuint64_t strides[] = {(cuuint64_t)cols * 2, (cuuint64_t)a.head_bytes, (cuuint64_t)a.block_bytes};
-    const cuuint32_t box[] = {(cuuint32_t)box_cols, (cuuint32_t)box_rows, 1, 1}, steps[] = {1, 1, 1, 1};
-    const CUtensorMapSwizzle swizzle = box_cols == 8    ? CU_TENSOR_MAP_SWIZZLE_NONE
-                                       : box_cols == 16 ? CU_TENSOR_MAP_SWIZZLE_32B
-                                       : box_cols == 32 ? CU_TENSOR_MAP_SWIZZLE_64B
-                                                        : CU_TENSOR_MAP_SWIZZLE_128B;
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(encode)(
-               map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4, const_cast<uint8_t *>(base), dims, strides, box, steps,
-               CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-               CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
 template <int HD> static int run(const qr_mma_attention &a, int first_item, int num_items, cudaStream_t stream)
 {
     const int piece = qr_piece_keys(a.block_size);
     CUtensorMap k_map, v_map;
-    if (!describe_box(a, a.k, HD, a.block_size, HD, piece, &k_map) ||
-        !describe_box(a, a.v, a.block_size, HD, piece, 64, &v_map))
+    const qr_tma_tensor k = {a.k, HD, a.block_size, a.num_kv_heads, a.num_blocks, a.head_bytes, a.block_bytes};
+    const qr_tma_tensor v = {a.v, a.block_size, HD, a.num_kv_heads, a.num_blocks, a.head_bytes, a.block_bytes};
+    if (!qr_tma_describe(&k, HD, piece, &k_map) || !qr_tma_describe(&v, piece, 64, &v_map))
         return (int)cudaErrorInvalidValue;
     cudaError_t error = cudaFuncSetAttribute(wgmma_prefill_kernel<HD>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                              (int)shared_bytes<HD>);

@@ -9,8 +9,8 @@
  *                            softmax t+1 meanwhile       while the other group multiplies, too
  *
  * A tile's full barrier says that TMA has brought it, its empty barrier that the eight warps have read it. Whole pages
- * come, so V of keys out of the block's range is overwritten with zeros in the first and last tile, before the consumers
- * see them; pages without a key in the range are not read.
+ * come, so V of keys out of the block's range is overwritten with zeros in the first and last tile, before the
+ * consumers see them; pages without a key in the range are not read.
  *
  * The segments' pipelines are drained between them. Source: Shah et al., FlashAttention-3 (2024). */
 #ifndef QR_BACKEND_CUDA_WGMMA_ATTENTION_H

@@ -28,7 +28,8 @@ static void fill_case(check_case *c, float *q, int num_q, uint16_t *kv, int num_
     c->seq_lens[0] = CONTEXT;
     for (int i = 0; i < NUM_BLOCKS; i++) c->block_table[i] = (i * 7 + 3) % NUM_BLOCKS; /* 38 and 7: every block once */
     c->items[1].idx = 1;
-    for (int i = 0; i < num_q; i++) q[i] = ldexpf((float)(int32_t)next_random(&state), -30 - (int)(next_random(&state) % 4));
+    for (int i = 0; i < num_q; i++)
+        q[i] = ldexpf((float)(int32_t)next_random(&state), -30 - (int)(next_random(&state) % 4));
     for (int i = 0; i < num_kv; i++) {
         uint32_t x = next_random(&state);
         kv[i] = (uint16_t)((x & 0x83FF) | (12 + (x >> 16) % 4) << 10);
@@ -69,7 +70,8 @@ static bool check_head_size(int head_size, cudaStream_t stream)
     bool same = host && cudaMalloc(&device, bytes) == cudaSuccess;
     if (same) {
         float *q = reinterpret_cast<float *>(host + sizeof(check_case)), *results = q + num_q;
-        fill_case(reinterpret_cast<check_case *>(host), q, num_q, reinterpret_cast<uint16_t *>(results + 2 * num_q), num_kv);
+        fill_case(reinterpret_cast<check_case *>(host), q, num_q, reinterpret_cast<uint16_t *>(results + 2 * num_q),
+                  num_kv);
         same = cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, stream) == cudaSuccess &&
                run_both(head_size, device, num_q, (size_t)head_size * BLOCK_SIZE * 2, results, stream);
         same = same && memcmp(results, results + num_q, (size_t)num_q * sizeof *results) == 0;
