@@ -116,6 +116,56 @@ typedef struct qr_copy_pair {
     int32_t src_block, dst_block;
 } qr_copy_pair;
 
+/* ---- sampling (see the op `sample`) */
+enum {
+    QR_MAX_TOP = 128,      /* likeliest tokens of a row that can be asked for */
+    QR_MAX_DRAWS = 64,     /* of one call */
+    QR_MAX_VOCAB = 1 << 23 /* that weights of tokens can be added up for */
+};
+
+/* A change of a logit before something is drawn. */
+typedef struct qr_logit_edit {
+    int32_t id;
+    float value;
+} qr_logit_edit;
+
+/* What is asked of a row of logits: a token, and the likeliest ones. */
+typedef struct qr_draw {
+    int32_t row;
+    int32_t given_token; /* >= 0: that one, nothing is drawn */
+    /* edits, in this order: logit += value (an id may come again); once per id, logit = (logit > 0 ? logit / repetition
+     * : logit * repetition) - value; logit = -INFINITY */
+    int32_t first_edit, num_biases, num_penalties, num_banned;
+    float repetition;
+    float inverse_temperature; /* 0: greedy */
+    float min_p_offset;        /* <= 0, from the largest logit to the least that may be drawn; -INFINITY: any */
+    int32_t top_k;             /* 0: all */
+    double top_p;              /* 1: all */
+    uint64_t random;
+    int32_t num_top;  /* <= QR_MAX_TOP */
+    bool edited_top;  /* of the logits after the edits, else before */
+    bool wants_stats; /* qr_drawn's rank, max and sum_exp */
+} qr_draw;
+
+typedef struct qr_drawn {
+    int32_t token;
+    int32_t rank; /* of the token in the row, 1 the likeliest; like the rest before the edits */
+    float logit, max, sum_exp;
+} qr_drawn;
+
+/* Arrays but `logits` and `scratch` are buffers that the host reads and writes, not before wait(). */
+typedef struct qr_sample_args {
+    const float *logits; /* [rows, vocab_size] */
+    int vocab_size;
+    const qr_draw *draws; /* [num_draws] */
+    int num_draws;        /* <= QR_MAX_DRAWS */
+    const qr_logit_edit *edits;
+    float *scratch; /* [QR_MAX_DRAWS, vocab_size] */
+    qr_drawn *out;  /* [num_draws] */
+    int32_t *top_ids;
+    float *top_logits; /* [num_draws, QR_MAX_TOP], likeliest first */
+} qr_sample_args;
+
 typedef struct qr_backend_ops {
     const char *name; /* "cpu (avx512vnni)" */
 
@@ -136,6 +186,8 @@ typedef struct qr_backend_ops {
                             quire_error *error);
     /* Until all ops so far are done. */
     void (*wait)(qr_backend *be);
+    /* What a buffer holds after all ops so far, to host memory; done on return. */
+    void (*read)(qr_backend *be, void *host, const void *buffer, size_t bytes);
 
     /* ---- weights
      * Pack a matrix view (2-D: dims {K, N}; 1-D is not a matrix) for linear(). AUTO: quantized types stay low-bit and
@@ -215,10 +267,20 @@ typedef struct qr_backend_ops {
      *   With prefix_order, requests that begin with the same blocks may read them together: the same bits. */
     void (*attention)(qr_backend *be, const qr_batch *batch, const qr_attention_args *args);
 
-    /* out[i, :] = x[rows[i], :]; rows in host memory */
+    /* out[i, :] = x[rows[i], :]; rows as batch_begin() has them */
     void (*gather_rows)(qr_backend *be, const float *x, const int32_t *rows, int num_rows, int64_t cols, float *out);
 
-    /* For the sampler, on logits [num_rows, ld] that the host reads; rows run in parallel; done on return.
+    /* sample: what `draws` ask of rows of logits, drawn where the logits are; NULL: engine/sampler.h does it on the
+     *   host, the same. Orders of tokens: best first (the larger logit, then the lower id). NaN is below all.
+     *   No draw, the best token of the edited logits: greedy, or it is not finite. Else p(i) = exp((logit - largest) *
+     *   inverse_temperature), weight = floor(p * 2^40), a whole number, so that sums are the same in any order;
+     *   kept: logits from largest + min_p_offset on; of these the best top_k; of these the shortest beginning, best
+     *   first, whose weights reach floor(top_p * (double)sum of all their weights), one token at least.
+     *   The token: the first, by id, with which the weights kept so far exceed floor(random * their sum / 2^64).
+     *   max, sum_exp: as row_stats. */
+    void (*sample)(qr_backend *be, const qr_sample_args *args);
+
+    /* For the sampler on the host, on logits [num_rows, ld] that the host reads; rows run in parallel; done on return.
      *   argmax: lowest index of the largest value.  sum_exp: sum of exp(x - max), 16 lanes and tree as in rms_norm. */
     void (*row_stats)(qr_backend *be, const float *x, int64_t ld, int num_rows, int64_t cols, float *out_max,
                       int32_t *out_argmax, float *out_sum_exp);

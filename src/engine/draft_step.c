@@ -85,7 +85,7 @@ static void run_pass(quire_engine *e, int draft_idx)
     for (int first = 0; first < num_rows; first += e->logits_rows) {
         const int num = num_rows - first < e->logits_rows ? num_rows - first : e->logits_rows;
         draw c = {.engine = e, .first_row = first, .draft_idx = draft_idx};
-        c.logits = qr_model_logits(d->model, d->ws, d->batch.logits_indices + first, num);
+        c.logits = qr_model_logits(d->model, d->ws, first, num);
         d->be->ops->row_stats(d->be, c.logits, vocab, num, vocab, e->row_max, e->row_argmax, e->row_sum_exp);
         qr_pool_run(d->be->pool, draw_tile, &c, num);
     }

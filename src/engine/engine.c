@@ -219,7 +219,7 @@ static quire_status create_sampling(quire_engine *e, quire_error *error)
         return qr_fail_nomem(error, "the sampler", jobs * (sizeof *e->jobs + QR_MAX_LOGPROBS * 8));
     for (int i = 0; i < threads; i++)
         QR_TRY(qr_sampler_scratch_create(e->model->info.vocab_size, &e->scratch[i], error));
-    return QUIRE_OK;
+    return qr_device_sampling_init(e, error);
 }
 
 static void init_stats(quire_engine *e)
@@ -376,6 +376,7 @@ static void destroy_parts(quire_engine *e)
     for (int i = 0; e->scratch && i < qr_pool_num_threads(e->model->backend->pool); i++)
         qr_sampler_scratch_destroy(e->scratch[i]);
     qr_free(e->scratch);
+    qr_device_sampling_deinit(e);
     qr_free(e->jobs);
     qr_free(e->top_ids);
     qr_free(e->top_logprobs);

@@ -13,6 +13,7 @@
 #define QR_ENGINE_ENGINE_H
 
 #include "engine/batch.h"
+#include "engine/device_sample.h"
 #include "engine/draft.h"
 #include "engine/prefix_store.h"
 #include "engine/profile.h"
@@ -59,6 +60,8 @@ struct quire_engine {
     float *row_max, *row_sum_exp; /* [logits_rows] */
     int32_t *row_argmax;
 
+    qr_device_sampling device_sampling;
+
     quire_request *live; /* added to the scheduler, not removed (engine thread) */
     atomic_bool abort_pending;
 
@@ -84,7 +87,7 @@ QUIRE_MUST_USE quire_status qr_engine_open_prefix_store(quire_engine *engine, qu
 /* Save what the pool has cached and close; the engine thread has ended, no request holds blocks. prefix.c */
 void qr_engine_close_prefix_store(quire_engine *engine);
 /* What draft draft_idx of a sequence (0: its next token) is drawn from: a row of logits, whose statistics are in
- * row_max and so on at `row`. step.c */
+ * row_max and so on at `row`; logits NULL: on a device, where neither is needed. step.c */
 qr_sample_in qr_engine_sample_in(const quire_engine *engine, const qr_seq *seq, int draft_idx, const float *logits,
                                  int row);
 /* The draft model's part of a step: keep up with the entries' sequences and write their draft tokens, with the model's

@@ -349,7 +349,7 @@ static void one_prompt_run(quire_model *m, one_prompt *p, const int32_t *ids, in
     qr_model_forward(m->model, p->ws, &batch, p->cache);
     for (int i = 0; i < num_ids; i += LOGITS_ROWS) {
         int num = num_ids - i < LOGITS_ROWS ? num_ids - i : LOGITS_ROWS;
-        const float *logits = qr_model_logits(m->model, p->ws, rows + i, num);
+        const float *logits = qr_model_logits(m->model, p->ws, i, num);
         memcpy(out + (size_t)i * vocab, logits, (size_t)num * vocab * sizeof *out);
     }
 }

@@ -300,7 +300,7 @@ static void run_step(qr_ranks *r, const head *h)
     qr_model_forward(r->model, r->ws, &batch, r->cache);
     for (int at = 0; at < batch.num_samples; at += r->config.logits_rows) {
         const int n = batch.num_samples - at < r->config.logits_rows ? batch.num_samples - at : r->config.logits_rows;
-        (void)qr_model_logits(r->model, r->ws, batch.logits_indices + at, n);
+        (void)qr_model_logits(r->model, r->ws, at, n);
     }
 }
 

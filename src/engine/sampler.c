@@ -16,28 +16,36 @@ typedef struct typical {
     candidate c;
 } typical;
 
+enum { RUN = 64 }; /* tokens */
+
 struct qr_sampler_scratch {
     int vocab_size;
     float *logits;         /* [vocab_size] working copy */
     float *probs;          /* [vocab_size] after temperature, as multiples of the likeliest token's */
+    uint64_t *sums;        /* [ceil(vocab_size / RUN)] */
     uint32_t *counts;      /* [vocab_size] all zero between calls */
+    qr_logit_edit *edits;  /* [vocab_size] penalties */
     candidate *candidates; /* [vocab_size] */
     typical *typicals;     /* [vocab_size], touched only by typical_p */
 };
 
 quire_status qr_sampler_scratch_create(int vocab_size, qr_sampler_scratch **out, quire_error *error)
 {
+    size_t n = (size_t)vocab_size, bytes = n * (2 * sizeof(float) + sizeof(uint32_t) + sizeof(qr_logit_edit) +
+                                                sizeof(candidate) + sizeof(typical));
+    if (vocab_size > QR_MAX_VOCAB)
+        return qr_fail(error, QUIRE_UNSUPPORTED, "a vocabulary of %d tokens: at most %d", vocab_size, QR_MAX_VOCAB);
     qr_sampler_scratch *s = qr_calloc(1, sizeof *s);
-    size_t n = (size_t)vocab_size,
-           bytes = n * (2 * sizeof(float) + sizeof(uint32_t) + sizeof(candidate) + sizeof(typical));
     if (!s) return qr_fail_nomem(error, "the sampler", sizeof *s);
     s->vocab_size = vocab_size;
     s->logits = qr_malloc(n * sizeof *s->logits);
     s->probs = qr_malloc(n * sizeof *s->probs);
+    s->sums = qr_malloc((n + RUN - 1) / RUN * sizeof *s->sums);
     s->counts = qr_calloc(n, sizeof *s->counts);
+    s->edits = qr_malloc(n * sizeof *s->edits);
     s->candidates = qr_malloc(n * sizeof *s->candidates);
     s->typicals = qr_malloc(n * sizeof *s->typicals);
-    if (!s->logits || !s->probs || !s->counts || !s->candidates || !s->typicals) {
+    if (!s->logits || !s->probs || !s->sums || !s->counts || !s->edits || !s->candidates || !s->typicals) {
         qr_sampler_scratch_destroy(s);
         return qr_fail_nomem(error, "the sampler", bytes);
     }
@@ -50,7 +58,9 @@ void qr_sampler_scratch_destroy(qr_sampler_scratch *s)
     if (!s) return;
     qr_free(s->logits);
     qr_free(s->probs);
+    qr_free(s->sums);
     qr_free(s->counts);
+    qr_free(s->edits);
     qr_free(s->candidates);
     qr_free(s->typicals);
     qr_free(s);
@@ -71,12 +81,11 @@ static void philox(uint32_t counter[4], uint32_t key0, uint32_t key1)
     }
 }
 
-double qr_sampler_uniform(uint64_t key, uint32_t seq_index, uint32_t position)
+uint64_t qr_sampler_random(uint64_t key, uint32_t seq_index, uint32_t position)
 {
     uint32_t counter[4] = {position, seq_index, 0, 0};
     philox(counter, (uint32_t)key, (uint32_t)(key >> 32));
-    uint64_t bits = ((uint64_t)counter[0] << 32 | counter[1]) >> 11;
-    return (double)bits * 0x1.0p-53;
+    return (uint64_t)counter[0] << 32 | counter[1];
 }
 
 uint64_t qr_sampler_mix(uint64_t a, uint64_t b)
@@ -95,11 +104,13 @@ static bool has_penalties(const quire_sampling_params *p)
     return p->repetition_penalty != 1.0 || p->presence_penalty != 0.0 || p->frequency_penalty != 0.0;
 }
 
-static void penalize(qr_sampler_scratch *s, const qr_sample_in *in)
+/* The penalty of each token so far, once: edits [vocab_size]; returns how many. */
+static int list_penalties(qr_sampler_scratch *s, const qr_sample_in *in, qr_logit_edit *edits)
 {
     /* counts: bit 31 marks a prompt token, the rest counts outputs; each token is visited once and reset */
     const uint32_t prompt_mark = 1u << 31;
     const quire_sampling_params *p = in->params;
+    int num = 0;
     for (int i = 0; i < in->num_prompt; i++)
         if (in_vocab(s, in->prompt[i])) s->counts[in->prompt[i]] |= prompt_mark;
     for (int i = 0; i < in->num_output; i++)
@@ -108,28 +119,39 @@ static void penalize(qr_sampler_scratch *s, const qr_sample_in *in)
         int32_t id = i < in->num_prompt ? in->prompt[i] : in->output[i - in->num_prompt];
         if (!in_vocab(s, id) || s->counts[id] == 0) continue;
         uint32_t num_outputs = s->counts[id] & ~prompt_mark;
+        float value = (float)p->frequency_penalty * (float)num_outputs + (float)p->presence_penalty;
         s->counts[id] = 0;
-        float logit = s->logits[id], repetition = (float)p->repetition_penalty;
-        logit = logit > 0 ? logit / repetition : logit * repetition;
-        if (num_outputs > 0) logit -= (float)p->frequency_penalty * (float)num_outputs + (float)p->presence_penalty;
-        s->logits[id] = logit;
+        edits[num++] = (qr_logit_edit){id, num_outputs > 0 ? value : 0};
     }
+    return num;
+}
+
+/* Tokens that may not be drawn yet: the first are the model's, then the request's. */
+static int num_banned(const qr_sample_in *in)
+{
+    return in->num_output < in->params->min_tokens ? in->num_eos_ids + in->params->num_stop_token_ids : 0;
+}
+static int32_t banned_id(const qr_sample_in *in, int i)
+{
+    return i < in->num_eos_ids ? in->eos_ids[i] : in->params->stop_token_ids[i - in->num_eos_ids];
 }
 
 /* The logits to draw from: the row itself, or a changed copy in scratch. */
 static const float *processed_logits(qr_sampler_scratch *s, const qr_sample_in *in)
 {
     const quire_sampling_params *p = in->params;
-    bool hold_stop = in->num_output < p->min_tokens && in->num_eos_ids + p->num_stop_token_ids > 0;
-    if (p->num_logit_bias == 0 && !hold_stop && !has_penalties(p)) return in->logits;
+    if (p->num_logit_bias == 0 && num_banned(in) == 0 && !has_penalties(p)) return in->logits;
     memcpy(s->logits, in->logits, (size_t)s->vocab_size * sizeof *s->logits);
     for (int i = 0; i < p->num_logit_bias; i++)
         if (in_vocab(s, p->logit_bias[i].token_id)) s->logits[p->logit_bias[i].token_id] += p->logit_bias[i].bias;
-    if (has_penalties(p)) penalize(s, in);
-    for (int i = 0; hold_stop && i < in->num_eos_ids + p->num_stop_token_ids; i++) {
-        int32_t id = i < in->num_eos_ids ? in->eos_ids[i] : p->stop_token_ids[i - in->num_eos_ids];
-        if (in_vocab(s, id)) s->logits[id] = -INFINITY;
+    const int num_penalties = has_penalties(p) ? list_penalties(s, in, s->edits) : 0;
+    const float repetition = (float)p->repetition_penalty;
+    for (int i = 0; i < num_penalties; i++) {
+        float *logit = &s->logits[s->edits[i].id];
+        *logit = (*logit > 0 ? *logit / repetition : *logit * repetition) - s->edits[i].value;
     }
+    for (int i = 0; i < num_banned(in); i++)
+        if (in_vocab(s, banned_id(in, i))) s->logits[banned_id(in, i)] = -INFINITY;
     return s->logits;
 }
 
@@ -143,27 +165,33 @@ static int compare(const void *a, const void *b)
     return better(*x, *y) ? -1 : better(*y, *x) ? 1 : 0;
 }
 
+static inline void swap(candidate *a, candidate *b)
+{
+    candidate t = *a;
+    *a = *b;
+    *b = t;
+}
+
+/* Where the middle one is of c[low], c[high], and the one between: what to partition around. */
+static int pivot_of(const candidate *c, int low, int high)
+{
+    const int between = low + (high - low) / 2;
+    candidate a = c[low], b = c[between], d = c[high];
+    if (better(a, b)) return better(b, d) ? between : better(a, d) ? high : low;
+    return better(a, d) ? low : better(b, d) ? high : between;
+}
+
 /* Partition so that the best k come first (in any order): quickselect with a median-of-three pivot. */
 static void select_best(candidate *c, int n, int k)
 {
     int low = 0, high = n - 1;
     while (low < high && k > low && k <= high) {
-        candidate a = c[low], b = c[low + (high - low) / 2], d = c[high];
-        candidate pivot = better(a, b) ? (better(b, d)   ? b
-                                          : better(a, d) ? d
-                                                         : a)
-                                       : (better(a, d)   ? a
-                                          : better(b, d) ? d
-                                                         : b);
+        const candidate pivot = c[pivot_of(c, low, high)];
         int i = low, j = high;
         while (i <= j) {
             while (better(c[i], pivot)) i++;
             while (better(pivot, c[j])) j--;
-            if (i <= j) {
-                candidate t = c[i];
-                c[i++] = c[j];
-                c[j--] = t;
-            }
+            if (i <= j) swap(&c[i++], &c[j--]);
         }
         if (k <= j)
             high = j;
@@ -174,13 +202,6 @@ static void select_best(candidate *c, int n, int k)
     }
 }
 
-/* Sort the best k of c[from..n) into place, best first. */
-static void sort_best(candidate *c, int from, int n, int k)
-{
-    if (k < n - from) select_best(c + from, n - from, k);
-    qsort(c + from, (size_t)k, sizeof *c, compare);
-}
-
 /* The best k of the row's logits from `floor` on, or all if there are fewer; in any order.
  *   c         [n] room to work in
  *   returns   how many are in c */
@@ -189,7 +210,7 @@ static int collect(candidate *c, const float *logits, int n, float floor, int k)
     const int64_t room = 4 * (int64_t)k + 512; /* so that sorting out is rare: few beat the worst kept after a while */
     int num = 0;
     for (int i = 0; i < n; i++) {
-        if (logits[i] < floor) continue;
+        if (!(logits[i] >= floor)) continue;
         c[num++] = (candidate){logits[i], i};
         if (num < room) continue;
         select_best(c, num, k);
@@ -202,22 +223,34 @@ static int collect(candidate *c, const float *logits, int n, float floor, int k)
     return k;
 }
 
-/* Keep the shortest best-first prefix whose probability reaches `wanted`; c[0..returned) is sorted. */
-static int apply_top_p(candidate *c, int n, const float *probs, double wanted)
+/* A probability as a whole number, so that sums are the same in any order: in 2^-40 of the likeliest token's, rounded
+ * down. Sums of QR_MAX_VOCAB fit. */
+static uint64_t weight_of(float prob) { return (uint64_t)(int64_t)((prob > 0 ? prob : 0) * 0x1p40f); }
+
+/* Keep the shortest best-first beginning whose weight reaches `wanted`, in any order: quickselect by weight. */
+static int apply_top_p(candidate *c, int n, const float *probs, uint64_t wanted)
 {
-    double sum = 0;
-    int num_sorted = 0;
-    for (int i = 0; i < n; i++) {
-        if (i == num_sorted) {
-            int more = num_sorted == 0 ? 256 : num_sorted * 7;
-            if (more > n - num_sorted) more = n - num_sorted;
-            sort_best(c, num_sorted, n, more);
-            num_sorted += more;
+    uint64_t kept = 0; /* weight of c[0..low), which are in */
+    int low = 0, high = n;
+    while (low < high && (low == 0 || kept < wanted)) {
+        swap(&c[pivot_of(c, low, high - 1)], &c[high - 1]);
+        const candidate pivot = c[high - 1];
+        uint64_t sum = 0;
+        int middle = low;
+        for (int i = low; i < high - 1; i++) {
+            if (!better(c[i], pivot)) continue;
+            sum += weight_of(probs[c[i].id]);
+            swap(&c[i], &c[middle++]);
         }
-        sum += probs[c[i].id];
-        if (sum >= wanted) return i + 1;
+        swap(&c[middle], &c[high - 1]);
+        if (middle > low && kept + sum >= wanted) {
+            high = middle;
+        } else {
+            kept += sum + weight_of(probs[pivot.id]);
+            low = middle + 1;
+        }
     }
-    return n;
+    return low;
 }
 
 static int compare_typical(const void *a, const void *b)
@@ -254,74 +287,83 @@ static int apply_typical(qr_sampler_scratch *s, candidate *c, int n, double temp
     return kept;
 }
 
-static double sum_candidates(const candidate *c, int n, const float *probs)
+static uint64_t sum_candidates(const candidate *c, int n, const float *probs)
 {
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += probs[c[i].id];
+    uint64_t sum = 0;
+    for (int i = 0; i < n; i++) sum += weight_of(probs[c[i].id]);
     return sum;
 }
 
-static int32_t draw_from_candidates(const candidate *c, int n, const float *probs, double u)
+/* The place in 0 .. total - 1 that a random number picks. */
+static uint64_t place_of(uint64_t random, uint64_t total)
 {
-    const double wanted = u * sum_candidates(c, n, probs);
-    double sum = 0;
-    for (int i = 0; i < n; i++) {
-        sum += probs[c[i].id];
-        if (sum > wanted) return c[i].id;
-    }
-    return c[n - 1].id;
+    return (uint64_t)((unsigned __int128)random * total >> 64);
 }
 
-/* The whole vocabulary by inverse CDF in token order; sums of 64 first, so that the walk is short. */
-static int32_t draw_from_all(const qr_sampler_scratch *s, double u)
+/* The candidate in whose weight `place` lies, candidates one after the other by id: halving the ids, not sorting. */
+static int32_t draw_from_candidates(candidate *c, int n, int32_t vocab_size, const float *probs, uint64_t random)
 {
-    enum { RUN = 64 };
-    int n = s->vocab_size, last = 0;
-    double total = 0, sum = 0;
-    for (int i = 0; i < n; i += RUN) {
-        float run = 0;
-        for (int j = i; j < n && j < i + RUN; j++) run += s->probs[j];
-        total += run;
-    }
-    for (int i = 0; i < n; i += RUN) {
-        float run = 0;
-        for (int j = i; j < n && j < i + RUN; j++) run += s->probs[j];
-        if (run > 0) last = i;
-        if (sum + run > u * total || i + RUN >= n) {
-            if (!(sum + run > u * total)) i = last; /* rounding left nothing: the last run with any probability */
-            int32_t id = i;
-            for (int j = i; j < n && j < i + RUN; j++) {
-                if (s->probs[j] <= 0) continue;
-                id = j;
-                sum += s->probs[j];
-                if (sum > u * total) break;
-            }
-            return id;
+    uint64_t place = place_of(random, sum_candidates(c, n, probs));
+    for (int32_t low = 0, high = vocab_size; n > 1;) {
+        const int32_t middle = low + (high - low) / 2;
+        uint64_t below = 0;
+        int num_below = 0;
+        for (int i = 0; i < n; i++) {
+            if (c[i].id >= middle) continue;
+            below += weight_of(probs[c[i].id]);
+            swap(&c[i], &c[num_below++]);
         }
-        sum += run;
+        if (place < below) {
+            high = middle;
+            n = num_below;
+        } else {
+            low = middle;
+            place -= below;
+            c += num_below;
+            n -= num_below;
+        }
     }
-    return 0;
+    return c[0].id;
+}
+
+/* The same for the whole vocabulary; sums of RUN first, so that the walk is short. */
+static int32_t draw_from_all(qr_sampler_scratch *s, uint64_t random)
+{
+    const int n = s->vocab_size;
+    uint64_t total = 0;
+    for (int first = 0; first < n; first += RUN) {
+        uint64_t sum = 0;
+        for (int i = first; i < n && i < first + RUN; i++) sum += weight_of(s->probs[i]);
+        total += s->sums[first / RUN] = sum;
+    }
+    uint64_t place = place_of(random, total);
+    int id = 0;
+    while (place >= s->sums[id / RUN]) place -= s->sums[id / RUN], id += RUN;
+    for (uint64_t weight; place >= (weight = weight_of(s->probs[id])); id++) place -= weight;
+    return id;
 }
 
 static int32_t argmax(const float *x, int n)
 {
     int32_t best = 0;
     for (int i = 1; i < n; i++)
-        if (x[i] > x[best]) best = i;
+        if (x[i] > x[best] || (isnan(x[best]) && !isnan(x[i]))) best = i; /* as row_stats */
     return best;
 }
 
-/* The logit whose token is `prob` times as likely as the likeliest. */
-static float logit_of(double prob, float max, double temperature)
+/* How far above the largest logit the one is whose token is `prob` times as likely. */
+static float logit_of(double prob, double temperature)
 {
-    return prob > 0 ? max + (float)(log(prob) * temperature) : -INFINITY;
+    return prob > 0 ? (float)(log(prob) * temperature) : -INFINITY;
 }
 
-/* The sum of the probabilities of the logits from `floor` on. */
-static double sum_from(const float *logits, int n, float floor, const float *probs)
+static bool is_greedy(const quire_sampling_params *p) { return p->temperature < 1e-5; } /* tiny ones too, as vLLM */
+
+/* The weight of the logits from `floor` on. */
+static uint64_t sum_from(const float *logits, int n, float floor, const float *probs)
 {
-    double sum = 0;
-    for (int i = 0; i < n; i++) sum += logits[i] >= floor ? probs[i] : 0;
+    uint64_t sum = 0;
+    for (int i = 0; i < n; i++) sum += logits[i] >= floor ? weight_of(probs[i]) : 0;
     return sum;
 }
 
@@ -331,26 +373,61 @@ int32_t qr_sampler_sample(qr_backend *be, qr_sampler_scratch *s, const qr_sample
     const float *logits = processed_logits(s, in);
     int n = s->vocab_size;
     int32_t best = logits == in->logits ? in->stats.argmax : argmax(logits, n);
-    if (p->temperature < 1e-5 || !(logits[best] > -INFINITY)) return best; /* vLLM treats tiny temperatures as greedy */
+    const float max = logits[best];
+    if (is_greedy(p) || !(max > -INFINITY && max < INFINITY)) return best;
 
-    double u = qr_sampler_uniform(in->key, (uint32_t)in->seq_index, (uint32_t)in->num_output);
-    be->ops->exp_row(be, logits, n, logits[best], (float)(1.0 / p->temperature), s->probs);
+    const uint64_t random = qr_sampler_random(in->key, (uint32_t)in->seq_index, (uint32_t)in->num_output);
+    be->ops->exp_row(be, logits, n, max, (float)(1.0 / p->temperature), s->probs);
     bool top_k = p->top_k > 0 && p->top_k < n;
-    if (!top_k && p->top_p >= 1.0 && p->min_p <= 0.0 && p->typical_p >= 1.0) return draw_from_all(s, u);
+    if (!top_k && p->top_p >= 1.0 && p->min_p <= 0.0 && p->typical_p >= 1.0) return draw_from_all(s, random);
 
-    float floor = logit_of(p->min_p, logits[best], p->temperature);
-    double total = 0; /* of what top_p is a part of */
+    float floor = max + logit_of(p->min_p, p->temperature);
+    uint64_t total = 0; /* of what top_p is a part of */
     if (p->top_p < 1.0 && !top_k) {
         total = sum_from(logits, n, floor, s->probs);
         /* n tokens less likely than this make up less than 1 - top_p together: none of them is needed */
-        floor = fmaxf(floor, logit_of(0.5 * (1 - p->top_p) * total / n, logits[best], p->temperature));
+        const double unlikely = 0.5 * (1 - p->top_p) * ((double)total * 0x1p-40) / n;
+        floor = fmaxf(floor, max + logit_of(unlikely, p->temperature));
     }
     candidate *c = s->candidates;
     int num = collect(c, logits, n, floor, top_k ? p->top_k : n);
     if (top_k) total = sum_candidates(c, num, s->probs);
-    if (p->top_p < 1.0) num = apply_top_p(c, num, s->probs, p->top_p * total);
+    if (p->top_p < 1.0) num = apply_top_p(c, num, s->probs, (uint64_t)(p->top_p * (double)total));
     if (p->typical_p < 1.0) num = apply_typical(s, c, num, p->temperature, p->typical_p);
-    return draw_from_candidates(c, num, s->probs, u);
+    return draw_from_candidates(c, num, n, s->probs, random);
+}
+
+/* ---- the same for a device ---------------------------------------------------------------------------------- */
+
+int qr_sampler_max_edits(const qr_sampler_scratch *s, const qr_sample_in *in)
+{
+    const int num_tokens = in->num_prompt + in->num_output;
+    int num = in->params->num_logit_bias + num_banned(in);
+    if (has_penalties(in->params)) num += num_tokens < s->vocab_size ? num_tokens : s->vocab_size;
+    return in->params->typical_p < 1.0 ? -1 : num;
+}
+
+int qr_sampler_describe(qr_sampler_scratch *s, const qr_sample_in *in, qr_draw *out, qr_logit_edit *edits)
+{
+    const quire_sampling_params *p = in->params;
+    int num = 0;
+    *out = (qr_draw){.given_token = -1,
+                     .repetition = (float)p->repetition_penalty,
+                     .inverse_temperature = is_greedy(p) ? 0 : (float)(1.0 / p->temperature),
+                     .min_p_offset = logit_of(p->min_p, p->temperature),
+                     .top_k = p->top_k,
+                     .top_p = p->top_p,
+                     .random = qr_sampler_random(in->key, (uint32_t)in->seq_index, (uint32_t)in->num_output)};
+    for (int i = 0; i < p->num_logit_bias; i++)
+        if (in_vocab(s, p->logit_bias[i].token_id))
+            edits[num++] = (qr_logit_edit){p->logit_bias[i].token_id, p->logit_bias[i].bias};
+    out->num_biases = num;
+    if (has_penalties(p)) out->num_penalties = list_penalties(s, in, edits + num);
+    num += out->num_penalties;
+    for (int i = 0; i < num_banned(in); i++)
+        if (in_vocab(s, banned_id(in, i))) edits[num++] = (qr_logit_edit){banned_id(in, i), 0};
+    out->num_banned = num - out->num_biases - out->num_penalties;
+    return num;
 }
 
 /* ---- log probabilities ---------------------------------------------------------------------------------- */
@@ -369,7 +446,9 @@ void qr_sampler_top_logprobs(qr_sampler_scratch *s, const float *logits, const q
                              int32_t *out_ids, float *out_logprobs)
 {
     candidate *c = s->candidates;
-    sort_best(c, 0, collect(c, logits, s->vocab_size, -INFINITY, num_top), num_top);
+    int num = collect(c, logits, s->vocab_size, -INFINITY, num_top);
+    qsort(c, (size_t)num, sizeof *c, compare);
+    for (; num < num_top; num++) c[num] = (candidate){NAN, 0}; /* all others are NaN */
     float log_sum = logf(stats->sum_exp);
     for (int i = 0; i < num_top; i++) {
         out_ids[i] = c[i].id;

@@ -44,7 +44,7 @@ static void sample_prompt_row(const chunk *c, int row, qr_sampler_scratch *scrat
 qr_sample_in qr_engine_sample_in(const quire_engine *e, const qr_seq *seq, int draft_idx, const float *logits, int row)
 {
     const quire_request *request = request_of(seq->request);
-    qr_sample_in in = {.logits = logits + (size_t)row * (size_t)e->model->info.vocab_size,
+    qr_sample_in in = {.logits = logits ? logits + (size_t)row * (size_t)e->model->info.vocab_size : NULL,
                        .stats = {e->row_max[row], e->row_sum_exp[row], e->row_argmax[row]},
                        .params = &request->params,
                        .prompt = request->prompt_ids,
@@ -117,14 +117,19 @@ static void sample_rows(quire_engine *e, const qr_sched_step *step)
         int num = e->batch.batch.num_samples - first;
         if (num > e->logits_rows) num = e->logits_rows;
         chunk c = {.engine = e, .step = step, .first_row = first, .num_rows = num, .first_job = e->num_jobs};
-        c.logits = qr_model_logits(e->model->model, e->ws, e->batch.logits_indices + first, num);
-        be->ops->row_stats(be, c.logits, vocab, num, vocab, e->row_max, e->row_argmax, e->row_sum_exp);
         for (int i = 0; i < num; i++) {
             const qr_logits_row *row = &e->batch.rows[first + i];
             if (row->prompt_position < 0) add_jobs(e, &step->entries[row->entry_idx], i);
         }
+        if (qr_device_draws(e, c.first_job)) {
+            qr_device_ask(e, step, first, num, c.first_job);
+            continue;
+        }
+        c.logits = qr_model_logits(e->model->model, e->ws, first, num);
+        be->ops->row_stats(be, c.logits, vocab, num, vocab, e->row_max, e->row_argmax, e->row_sum_exp);
         qr_pool_run(be->pool, sample_tile, &c, num + e->num_jobs - c.first_job);
     }
+    qr_device_take(e, step);
 }
 
 /* What the jobs' outputs are made of, one loop for each pointer on the way. */

@@ -42,6 +42,8 @@ struct qr_model_workspace {
     qr_backend *be;
     float *cos, *sin;
     float *x, *h, *qkv, *attn, *up, *act, *rows, *logits;
+    float *host_logits;            /* where tokens are drawn on the device: a copy of logits for the host; else NULL */
+    const int32_t *logits_indices; /* of the last forward's batch */
     float *gathered; /* with several ranks in host memory: sums under way; on rank 0 also the others' logits */
     size_t x_bytes, qkv_bytes, attn_bytes, up_bytes, act_bytes, rows_bytes, logits_bytes, gathered_bytes;
 };
@@ -426,7 +428,11 @@ static quire_status take_all(const qr_model *m, qr_model_workspace *ws, int max_
     if (c->arch->gated_mlp)
         QR_TRY(take(ws, &ws->act, &ws->act_bytes, max_tokens, m->shard.mlp.count, false, "activations", error));
     QR_TRY(take(ws, &ws->rows, &ws->rows_bytes, max_rows, c->hidden_size, false, "the rows that sample", error));
-    QR_TRY(take(ws, &ws->logits, &ws->logits_bytes, max_rows, logits_cols(m), is_leader, "logits", error));
+    const bool on_device = qr_model_samples_on_device(m);
+    QR_TRY(
+        take(ws, &ws->logits, &ws->logits_bytes, max_rows, logits_cols(m), is_leader && !on_device, "logits", error));
+    if (is_leader && on_device)
+        QR_TRY(take(ws, &ws->host_logits, &ws->logits_bytes, max_rows, logits_cols(m), true, "logits", error));
     if (m->comm && !ws->be->ops->ranks_join) {
         const int64_t sums = (int64_t)m->comm->size * QR_REDUCE_PIECE, logits = max_rows * (int64_t)c->vocab_size;
         QR_TRY(take(ws, &ws->gathered, &ws->gathered_bytes, 1, sums > logits ? sums : logits, false,
@@ -459,9 +465,16 @@ void qr_model_workspace_destroy(qr_model_workspace *ws)
     const struct {
         float *ptr;
         size_t bytes;
-    } buffers[] = {{ws->x, ws->x_bytes},       {ws->h, ws->x_bytes},           {ws->qkv, ws->qkv_bytes},
-                   {ws->attn, ws->attn_bytes}, {ws->up, ws->up_bytes},         {ws->act, ws->act_bytes},
-                   {ws->rows, ws->rows_bytes}, {ws->logits, ws->logits_bytes}, {ws->gathered, ws->gathered_bytes}};
+    } buffers[] = {{ws->x, ws->x_bytes},
+                   {ws->h, ws->x_bytes},
+                   {ws->qkv, ws->qkv_bytes},
+                   {ws->attn, ws->attn_bytes},
+                   {ws->up, ws->up_bytes},
+                   {ws->act, ws->act_bytes},
+                   {ws->rows, ws->rows_bytes},
+                   {ws->logits, ws->logits_bytes},
+                   {ws->host_logits, ws->logits_bytes},
+                   {ws->gathered, ws->gathered_bytes}};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         if (buffers[i].ptr) ws->be->ops->buffer_free(ws->be, buffers[i].ptr, buffers[i].bytes);
     ws->be->ops->vector_destroy(ws->be, ws->cos);
@@ -565,6 +578,7 @@ void qr_model_forward(const qr_model *m, qr_model_workspace *ws, const qr_batch 
 {
     const qr_model_config *c = &m->config;
     batch = m->be->ops->batch_begin(m->be, batch, cache);
+    ws->logits_indices = batch->logits_indices;
     m->be->ops->embed(m->be, &m->token_embd, batch->input_ids, batch->num_tokens, 1.0f,
                       c->arch->learned_positions ? &m->position_embd : NULL, batch->positions, c->arch->position_offset,
                       ws->x, c->hidden_size);
@@ -595,13 +609,26 @@ static void gather_logits(const qr_model *m, qr_model_workspace *ws, int num_row
     }
 }
 
-const float *qr_model_logits(const qr_model *m, qr_model_workspace *ws, const int32_t *rows, int num_rows)
+bool qr_model_samples_on_device(const qr_model *m) { return m->be->ops->sample != NULL; }
+
+const float *qr_model_device_logits(const qr_model *m, qr_model_workspace *ws, int first, int num_rows)
 {
     const qr_model_config *c = &m->config;
-    m->be->ops->gather_rows(m->be, ws->x, rows, num_rows, c->hidden_size, ws->rows);
+    m->be->ops->gather_rows(m->be, ws->x, ws->logits_indices + first, num_rows, c->hidden_size, ws->rows);
     apply_norm(m, &m->output_norm, ws->rows, num_rows, ws->rows);
     apply_linear(m, &m->output, 1, ws->rows, c->hidden_size, num_rows, ws->logits, logits_cols(m), false);
     if (m->comm) gather_logits(m, ws, num_rows);
-    m->be->ops->wait(m->be);
     return ws->logits;
+}
+
+const float *qr_model_logits(const qr_model *m, qr_model_workspace *ws, int first, int num_rows)
+{
+    const float *logits = qr_model_device_logits(m, ws, first, num_rows);
+    if (ws->host_logits) {
+        const size_t bytes = (size_t)num_rows * (size_t)m->config.vocab_size * sizeof *logits;
+        m->be->ops->read(m->be, ws->host_logits, logits, bytes);
+        return ws->host_logits;
+    }
+    m->be->ops->wait(m->be);
+    return logits;
 }

@@ -45,8 +45,12 @@ void qr_model_workspace_destroy(qr_model_workspace *ws);
 /* Run the batch: K and V of all its tokens are in `cache` and the final hidden states in ws afterwards.
  * batch->num_tokens <= max_tokens, positions < max_positions. */
 void qr_model_forward(const qr_model *model, qr_model_workspace *ws, const qr_batch *batch, qr_kv_cache *cache);
-/* Logits of `rows` of the last forward: float32 [num_rows, vocab_size] on rank 0, in ws until the next call.
- * num_rows <= max_logits_rows. */
-const float *qr_model_logits(const qr_model *model, qr_model_workspace *ws, const int32_t *rows, int num_rows);
+/* Logits of rows logits_indices[first ..] of the last forward's batch, which is still there: float32 [num_rows,
+ * vocab_size] on rank 0, in ws until the next call. num_rows <= max_logits_rows. */
+const float *qr_model_logits(const qr_model *model, qr_model_workspace *ws, int first, int num_rows);
+/* Has the backend an op `sample`? */
+bool qr_model_samples_on_device(const qr_model *model);
+/* Then: the same as qr_model_logits() for that op, asked for and not waited for. */
+const float *qr_model_device_logits(const qr_model *model, qr_model_workspace *ws, int first, int num_rows);
 
 #endif

@@ -193,6 +193,10 @@ static inline int __float_as_int(float f)
 }
 static inline float __uint_as_float(unsigned i) { return __int_as_float((int)i); }
 static inline unsigned __float_as_uint(float f) { return (unsigned)__float_as_int(f); }
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b)
+{
+    return (unsigned long long)((unsigned __int128)a * b >> 64);
+}
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz((unsigned)x) : 32; }
 static inline int __ffs(int x) { return __builtin_ffs(x); }

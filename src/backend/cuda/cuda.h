@@ -117,6 +117,7 @@ typedef struct qr_cuda_api {
     void (*rope_kv_write)(qr_cuda_device *dev, const qr_rope_kv_args *args, const qr_cuda_kv *kv, int num_tokens,
                           const int32_t *positions, const int64_t *slot_mapping);
     void (*attention)(qr_cuda_device *dev, const qr_cuda_attention *args);
+    void (*sample)(qr_cuda_device *dev, const qr_sample_args *args);
     /* on tensor cores, in orders of their own: mma_linear.h, mma_attention.h */
     void (*mma_pack)(qr_cuda_device *dev, const qr_mma_weight *w, const void *rows, size_t row_bytes);
     void (*mma_linear)(qr_cuda_device *dev, const qr_mma_linear *args);
@@ -167,6 +168,7 @@ void *qr_cuda_stream(qr_cuda_device *dev);
 void qr_cuda_sum_parts(qr_cuda_device *dev, const float *parts, size_t stride, int num_parts, size_t count, float *out);
 void qr_cuda_copy_rows(qr_cuda_device *dev, float *dst, int64_t ld_dst, const float *src, int64_t ld_src, int64_t cols,
                        int num_rows);
+void qr_cuda_sample(qr_cuda_device *dev, const qr_sample_args *args);
 #ifdef __cplusplus
 }
 #endif

@@ -4,9 +4,9 @@
  *                    (QR_COMPUTE_TENSOR: packed for mma_linear.h, where it takes them)
  *   KV cache         [num_blocks][num_layers] of what the CPU has: a block is one piece, its bytes are the CPU's
  *   batch            its arrays packed into page-locked memory, uploaded once per step in one copy
- *   logits           in page-locked memory that kernels write and the host reads
+ *   logits           stay on the device, where tokens are drawn; what few requests want drawn by the host is copied
  *
- * Ops for the sampler run on the host, by a CPU backend that also lends its threads. */
+ * The host's ops for the sampler are done by a CPU backend that also lends its threads. */
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
@@ -50,7 +50,6 @@ typedef struct cuda_backend {
     qr_mma_item *staged_items, *stage_items;
     uint8_t *staged, *stage; /* the batch: on the device; page-locked */
     size_t stage_bytes;
-    int32_t *staged_rows, *stage_rows; /* [max_tokens] gather_rows */
 
     qr_batch batch;                        /* of this step, its arrays in `staged` */
     const int32_t *host_start, *host_lens; /* its query_start_loc and seq_lens in `stage` */
@@ -97,6 +96,11 @@ static void vector_destroy(qr_backend *be, float *vector) { cuda(be)->api->free(
 
 static void wait_for_ops(qr_backend *be) { cuda(be)->api->wait(cuda(be)->dev); }
 
+static void read_buffer(qr_backend *be, void *host, const void *buffer, size_t bytes)
+{
+    cuda(be)->api->read(cuda(be)->dev, host, buffer, bytes);
+}
+
 static void release_scratch(cuda_backend *c)
 {
     c->api->free(c->dev, c->act);
@@ -105,15 +109,12 @@ static void release_scratch(cuda_backend *c)
     c->api->free(c->dev, c->staged_items);
     c->api->free(c->dev, c->stage_items);
     c->api->free(c->dev, c->staged);
-    c->api->free(c->dev, c->staged_rows);
     c->api->free(c->dev, c->stage);
-    c->api->free(c->dev, c->stage_rows);
     c->act = NULL;
     c->parts = NULL;
     c->counters = NULL;
     c->staged_items = c->stage_items = NULL;
     c->staged = c->stage = NULL;
-    c->staged_rows = c->stage_rows = NULL;
     c->max_tokens = c->max_reqs = c->max_context = 0;
     c->max_cols = 0;
 }
@@ -123,7 +124,7 @@ static size_t aligned(size_t bytes) { return (bytes + STAGE_ALIGN - 1) / STAGE_A
 /* Bytes of a batch's arrays, one after the other. */
 static size_t batch_bytes(int64_t num_tokens, int64_t num_reqs, int64_t num_blocks)
 {
-    return 2 * aligned((size_t)num_tokens * 4) + aligned((size_t)num_tokens * 8) + aligned((size_t)(num_reqs + 1) * 4) +
+    return 3 * aligned((size_t)num_tokens * 4) + aligned((size_t)num_tokens * 8) + aligned((size_t)(num_reqs + 1) * 4) +
            aligned((size_t)num_reqs * 4) + aligned((size_t)(num_reqs * num_blocks) * 4);
 }
 
@@ -151,10 +152,7 @@ static quire_status reserve(qr_backend *be, int max_tokens, int max_reqs, int64_
     c->stage_items = c->api->alloc_host(c->dev, items_bytes);
     c->staged = c->api->alloc(c->dev, c->stage_bytes);
     c->stage = c->api->alloc_host(c->dev, c->stage_bytes);
-    c->staged_rows = c->api->alloc(c->dev, (size_t)max_tokens * sizeof *c->staged_rows);
-    c->stage_rows = c->api->alloc_host(c->dev, (size_t)max_tokens * sizeof *c->stage_rows);
-    if (!c->act || !c->parts || !c->counters || !c->staged_items || !c->stage_items || !c->staged || !c->stage ||
-        !c->staged_rows || !c->stage_rows) {
+    if (!c->act || !c->parts || !c->counters || !c->staged_items || !c->stage_items || !c->staged || !c->stage) {
         release_scratch(c);
         return qr_fail_nomem(error, "scratch of the CUDA backend", act_bytes + 2 * c->stage_bytes);
     }
@@ -400,7 +398,9 @@ static const qr_batch *batch_begin(qr_backend *be, const qr_batch *batch, const 
     c->host_lens = (const int32_t *)(const void *)(c->stage + used);
     if (batch->seq_lens) c->batch.seq_lens = stage_array(c, &used, batch->seq_lens, reqs * 4);
     if (batch->block_table) c->batch.block_table = stage_table(c, &used, batch, num_blocks);
-    c->batch.logits_indices = c->batch.prefix_order = c->batch.prefix_blocks = NULL;
+    if (batch->logits_indices)
+        c->batch.logits_indices = stage_array(c, &used, batch->logits_indices, (size_t)batch->num_samples * 4);
+    c->batch.prefix_order = c->batch.prefix_blocks = NULL;
     if (used) c->api->stage(c->dev, c->staged, c->stage, used);
     c->plan_group = 0;
     return &c->batch;
@@ -589,13 +589,13 @@ static void attention(qr_backend *be, const qr_batch *batch, const qr_attention_
 
 static void gather_rows(qr_backend *be, const float *x, const int32_t *rows, int num_rows, int64_t cols, float *out)
 {
-    cuda_backend *c = cuda(be);
-    if (num_rows <= 0) return;
-    assert(num_rows <= c->max_tokens);
-    c->api->stage_wait(c->dev);
-    memcpy(c->stage_rows, rows, (size_t)num_rows * sizeof *rows);
-    c->api->stage(c->dev, c->staged_rows, c->stage_rows, (size_t)num_rows * sizeof *rows);
-    c->api->gather_rows(c->dev, x, c->staged_rows, num_rows, cols, out);
+    if (num_rows > 0) cuda(be)->api->gather_rows(cuda(be)->dev, x, rows, num_rows, cols, out);
+}
+
+static void sample(qr_backend *be, const qr_sample_args *args)
+{
+    assert(args->num_draws <= QR_MAX_DRAWS && args->vocab_size <= QR_MAX_VOCAB);
+    if (args->num_draws > 0) cuda(be)->api->sample(cuda(be)->dev, args);
 }
 
 static void row_stats(qr_backend *be, const float *x, int64_t ld, int num_rows, int64_t cols, float *out_max,
@@ -653,6 +653,7 @@ static const qr_backend_ops cuda_ops = {.destroy = destroy,
                                         .vector_destroy = vector_destroy,
                                         .reserve = reserve,
                                         .wait = wait_for_ops,
+                                        .read = read_buffer,
                                         .weight_create = weight_create,
                                         .weight_destroy = weight_destroy,
                                         .weight_bytes = weight_bytes,
@@ -674,6 +675,7 @@ static const qr_backend_ops cuda_ops = {.destroy = destroy,
                                         .rope_kv_write = rope_kv_write,
                                         .attention = attention,
                                         .gather_rows = gather_rows,
+                                        .sample = sample,
                                         .row_stats = row_stats,
                                         .exp_row = exp_row,
                                         .ranks_join = ranks_join,

@@ -186,6 +186,7 @@ extern "C" __attribute__((visibility("default"))) const qr_cuda_api *quire_cuda_
                                     qr_cuda_multiply,
                                     qr_cuda_rope_kv_write,
                                     qr_cuda_attend,
+                                    qr_cuda_sample,
                                     mma_pack,
                                     mma_linear,
                                     mma_attention,
