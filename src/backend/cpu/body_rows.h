@@ -132,23 +132,37 @@ static void layer_norm_row(const float *x, const float *w, const float *b, float
     }
 }
 
-/* (x0, x1) -> (x0 cos - x1 sin, x0 sin + x1 cos), each one product and one fma */
+/* Pairs from i on: (x0, x1) -> (x0 cos - x1 sin, x0 sin + x1 cos), each one product and one fma. */
+static void rope_pairs(float *x, int i, int half, int step, int apart, const float *cos, const float *sin)
+{
+    for (; i < half; i++) {
+        float *x0 = x + i * step, *x1 = x0 + apart, a = *x0, b = *x1;
+        *x0 = fmaf(a, cos[i], -(b * sin[i]));
+        *x1 = fmaf(a, sin[i], b * cos[i]);
+    }
+}
+
 static void rope_head(float *x, qr_rope_style style, int rotary_dim, const float *cos, const float *sin)
 {
-    int half = rotary_dim / 2;
+    const v16 minus = v16_set1(-1.0f);
+    int half = rotary_dim / 2, i = 0;
     if (style == QR_ROPE_ADJACENT) {
-        for (int i = 0; i < half; i++) {
-            float a = x[2 * i], b = x[2 * i + 1];
-            x[2 * i] = fmaf(a, cos[i], -(b * sin[i]));
-            x[2 * i + 1] = fmaf(a, sin[i], b * cos[i]);
+        const v16 signs = v16_load_interleaved((const float[8]){-1, -1, -1, -1, -1, -1, -1, -1},
+                                               (const float[8]){1, 1, 1, 1, 1, 1, 1, 1});
+        for (; i + 8 <= half; i += 8) {
+            v16 v = v16_load(x + 2 * i), product;
+            product = v16_mul(v16_odds_twice(v), v16_mul(v16_load_interleaved(sin + i, cos + i), signs));
+            v16_store(x + 2 * i, v16_fma(v16_evens_twice(v), v16_load_interleaved(cos + i, sin + i), product));
         }
+        rope_pairs(x, i, half, 2, 1, cos, sin);
         return;
     }
-    for (int i = 0; i < half; i++) {
-        float a = x[i], b = x[i + half];
-        x[i] = fmaf(a, cos[i], -(b * sin[i]));
-        x[i + half] = fmaf(a, sin[i], b * cos[i]);
+    for (; i + 16 <= half; i += 16) {
+        v16 a = v16_load(x + i), b = v16_load(x + i + half), c = v16_load(cos + i), s = v16_load(sin + i);
+        v16_store(x + i, v16_fma(a, c, v16_mul(b, v16_mul(s, minus))));
+        v16_store(x + i + half, v16_fma(a, s, v16_mul(b, c)));
     }
+    rope_pairs(x, i, half, 1, half, cos, sin);
 }
 
 static void f16_row(const float *x, int size, uint16_t *out)
@@ -226,12 +240,16 @@ static uint16_t kv_row(qr_kv_dtype dtype, const float *x, int head_size, void *o
 
 static void scale_row(float *x, int64_t cols, float scale)
 {
-    for (int64_t i = 0; i < cols; i++) x[i] *= scale;
+    int64_t i = 0;
+    for (; i + 16 <= cols; i += 16) v16_store(x + i, v16_mul(v16_load(x + i), v16_set1(scale)));
+    for (; i < cols; i++) x[i] *= scale;
 }
 
 static void add_row(float *x, const float *y, int64_t cols)
 {
-    for (int64_t i = 0; i < cols; i++) x[i] += y[i];
+    int64_t i = 0;
+    for (; i + 16 <= cols; i += 16) v16_store(x + i, v16_add(v16_load(x + i), v16_load(y + i)));
+    for (; i < cols; i++) x[i] += y[i];
 }
 
 #ifndef HAS_STORE_GROUP /* avx512 has its own */

@@ -106,6 +106,13 @@ static inline v16 v16_keep(v16 x, int first, int end, float fill)
 {
     BOTH(v8_keep(x.a, first, end, fill), v8_keep(x.b, first - 8, end - 8, fill));
 }
+static inline v16 v16_evens_twice(v16 x) { BOTH(_mm256_moveldup_ps(x.a), _mm256_moveldup_ps(x.b)); }
+static inline v16 v16_odds_twice(v16 x) { BOTH(_mm256_movehdup_ps(x.a), _mm256_movehdup_ps(x.b)); }
+static inline v16 v16_load_interleaved(const float *a, const float *b)
+{
+    __m256 x = _mm256_loadu_ps(a), y = _mm256_loadu_ps(b), lo = _mm256_unpacklo_ps(x, y), hi = _mm256_unpackhi_ps(x, y);
+    BOTH(_mm256_permute2f128_ps(lo, hi, 0x20), _mm256_permute2f128_ps(lo, hi, 0x31));
+}
 static inline __m256 v8_pow2(__m256 n)
 {
     __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));

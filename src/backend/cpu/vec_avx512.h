@@ -73,6 +73,13 @@ static inline v16 v16_keep(v16 a, int first, int end, float fill)
     __mmask16 before = v16_mask(first > 0 ? first : 0);
     return _mm512_mask_blend_ps((__mmask16)(v16_mask(end) & ~before), _mm512_set1_ps(fill), a);
 }
+static inline v16 v16_evens_twice(v16 a) { return _mm512_moveldup_ps(a); }
+static inline v16 v16_odds_twice(v16 a) { return _mm512_movehdup_ps(a); }
+static inline v16 v16_load_interleaved(const float *a, const float *b)
+{
+    const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    return _mm512_permutexvar_ps(order, v16_load_pair(a, b));
+}
 static inline v16 v16_pow2(v16 n)
 {
     __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));

@@ -158,6 +158,23 @@ static inline v16 v16_keep(v16 a, int first, int end, float fill)
         if (i < first || i >= end) lanes[i] = fill;
     return v16_load(lanes);
 }
+static inline v16 v16_evens_twice(v16 a)
+{
+#define LANE4(i) vtrn1q_f32(a.v[i], a.v[i])
+    EACH(LANE4);
+#undef LANE4
+}
+static inline v16 v16_odds_twice(v16 a)
+{
+#define LANE4(i) vtrn2q_f32(a.v[i], a.v[i])
+    EACH(LANE4);
+#undef LANE4
+}
+static inline v16 v16_load_interleaved(const float *a, const float *b)
+{
+    float32x4_t a0 = vld1q_f32(a), a1 = vld1q_f32(a + 4), b0 = vld1q_f32(b), b1 = vld1q_f32(b + 4);
+    return (v16){{vzip1q_f32(a0, b0), vzip2q_f32(a0, b0), vzip1q_f32(a1, b1), vzip2q_f32(a1, b1)}};
+}
 static inline v16 v16_pow2(v16 n)
 {
 #define LANE4(i) vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v[i]), vdupq_n_s32(127)), 23))

@@ -80,6 +80,10 @@ static inline v16 v16_copysign(v16 a, v16 sign) { EACH(copysignf(a.v[i], sign.v[
 static inline v16 v16_select_lt(v16 x, v16 y, v16 yes, v16 no) { EACH(x.v[i] < y.v[i] ? yes.v[i] : no.v[i]); }
 /* lanes [first, end) of a, `fill` elsewhere; first <= 15 (may be negative), 0 <= end <= 16 */
 static inline v16 v16_keep(v16 a, int first, int end, float fill) { EACH(i >= first && i < end ? a.v[i] : fill); }
+/* lanes 0 0 2 2 ... and 1 1 3 3 ...; a[0] b[0] a[1] b[1] ... of 8 each */
+static inline v16 v16_evens_twice(v16 a) { EACH(a.v[i / 2 * 2]); }
+static inline v16 v16_odds_twice(v16 a) { EACH(a.v[i / 2 * 2 + 1]); }
+static inline v16 v16_load_interleaved(const float *a, const float *b) { EACH(i % 2 ? b[i / 2] : a[i / 2]); }
 static inline v16 v16_pow2(v16 n)
 {
     v16 r;
