@@ -91,7 +91,7 @@ INLINE void lowbit_panels(const qr_lowbit f, const uint8_t *w, size_t panel_byte
     const int64_t groups = k / QR_GROUP, tiles = (num_tokens + LOWBIT_TOKENS - 1) / LOWBIT_TOKENS;
     const int64_t left = k / qr_lowbit_unit_cols(f) * (int64_t)qr_lowbit_unit_bytes(f) / 64;
     const int64_t lines = (left + tiles * groups - 1) / (tiles * groups);
-    fetch next = {w + (size_t)P * panel_bytes, (int)lines};
+    fetch next = {w + (size_t)P * panel_bytes, (int)lines, (int)lines * 64};
     for (int t = 0, n; t < num_tokens; t += n) {
         n = num_tokens - t < LOWBIT_TOKENS ? num_tokens - t : LOWBIT_TOKENS;
         if (t / LOWBIT_TOKENS * lines * groups >= left) next.lines = 0;
@@ -101,10 +101,10 @@ INLINE void lowbit_panels(const qr_lowbit f, const uint8_t *w, size_t panel_byte
     }
 }
 
-/* Cache lines of a group of 32 columns, scales included. */
-INLINE int lowbit_lines(const qr_lowbit f)
+/* Bytes of a group of 32 columns, its share of the unit's scales included. */
+INLINE int lowbit_group_bytes(const qr_lowbit f)
 {
-    return ((int)qr_lowbit_unit_bytes(f) / (qr_lowbit_unit_cols(f) / QR_GROUP) + 63) / 64;
+    return (int)qr_lowbit_unit_bytes(f) / (qr_lowbit_unit_cols(f) / QR_GROUP);
 }
 
 /* One function per format: the compiler specialises the tile for it. */
@@ -116,7 +116,7 @@ INLINE int lowbit_lines(const qr_lowbit f)
         int p = 0;                                                                                                    \
         if (num_tokens == 1)                                                                                          \
             for (; p < num_panels; p++, w += panel_bytes) {                                                           \
-                fetch next = {w + FETCH_AHEAD, lowbit_lines(f)};                                                      \
+                fetch next = {w + FETCH_AHEAD, (lowbit_group_bytes(f) + 63) / 64, lowbit_group_bytes(f)};             \
                 lowbit_tile(f, w, panel_bytes, &next, k, x, ld_x, 1, 1, add, acc + p * 16, ld_acc);                   \
             }                                                                                                         \
         for (; p + LOWBIT_PANELS <= num_panels; p += LOWBIT_PANELS, w += LOWBIT_PANELS * panel_bytes)                 \

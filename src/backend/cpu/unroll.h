@@ -22,13 +22,14 @@ INLINE void prefetch(const void *p, int bytes)
 /* What a tile of low-bit panels fetches at every group of 32 columns: so many cache lines, of each of P panels. */
 typedef struct fetch {
     const uint8_t *at;
-    int lines;
+    int lines, step; /* step: bytes from one group's first line to the next's */
 } fetch;
 
 INLINE void fetch_some(fetch *f, const int P, size_t panel_bytes)
 {
-    for (int i = 0; i < f->lines; i++, f->at += 64) UNROLL
-    for (int p = 0; p < P; p++) prefetch(f->at + (size_t)p * panel_bytes, 64);
+    for (int i = 0; i < f->lines; i++) UNROLL
+    for (int p = 0; p < P; p++) prefetch(f->at + 64 * i + (size_t)p * panel_bytes, 64);
+    f->at += f->step;
 }
 
 /* call(n) with n as a constant, 1 <= n <= max <= 12 */
