@@ -507,7 +507,16 @@ static void shared_prefixes_change_no_bit(void **state)
     for (int trial = 0; trial < 60; trial++) {
         a = random_alike(trial);
         qr_batch batch = batch_of(&a);
-        qr_batch_find_prefixes(&batch, a.block_size, a.order, a.blocks);
+        qr_batch_find_prefixes(&batch, a.block_size, 0, a.order, a.blocks);
+        assert_prefixes(&a);
+        const int random_req = random_int(0, a.num_reqs - 1),
+                  random_block = random_int(0, len_in_blocks(&a, random_req) - 1);
+        int32_t *changed = &a.table[random_req * MAX_ROW_BLOCKS + random_block], id = *changed;
+        *changed = random_int(0, 3); /* what was found may still be right, or not */
+        qr_batch_find_prefixes(&batch, a.block_size, a.num_reqs, a.order, a.blocks);
+        assert_prefixes(&a);
+        *changed = id;
+        qr_batch_find_prefixes(&batch, a.block_size, a.num_reqs, a.order, a.blocks);
         assert_prefixes(&a);
         int num = a.num_tokens * a.num_heads * a.head_size;
         float *expected = shared_alloc((size_t)num * sizeof(float)), *out = shared_alloc((size_t)num * sizeof(float));

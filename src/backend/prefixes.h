@@ -12,9 +12,11 @@
 #include "backend/backend.h"
 
 /* Sort the batch's requests by their block tables.
+ *   num_known order and blocks have what was found for an earlier batch of so many requests, which stays if it is right
+ *             for this one too, as from one step to the next it mostly is: each has a token more; 0: nothing yet
  *   order     [num_reqs] requests, to be the batch's prefix_order
  *   blocks    [num_reqs] blocks that order[i] has in common with order[i - 1], 0 for the first: its prefix_blocks
  *   cost      each table is read up to where it parts from the others; no allocation */
-void qr_batch_find_prefixes(const qr_batch *batch, int block_size, int32_t *order, int32_t *blocks);
+void qr_batch_find_prefixes(const qr_batch *batch, int block_size, int num_known, int32_t *order, int32_t *blocks);
 
 #endif

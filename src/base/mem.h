@@ -23,13 +23,14 @@ void qr_free(void *ptr);
 void *qr_pages_alloc(size_t bytes);
 void qr_pages_free(void *ptr, size_t bytes);
 
+enum { QR_CACHE_LINE = 64 };
+
 /* Fetch an object into the cache, without waiting for it. Between two steps the model's work pushes all else out of the
  * caches: fetched in a loop beforehand, the misses of a step's bookkeeping overlap. */
 static inline void qr_prefetch(const void *object, size_t bytes)
 {
-    enum { LINE = 64 };
-    const char *first = (const char *)((uintptr_t)object & ~(uintptr_t)(LINE - 1));
-    for (const char *line = first; line < (const char *)object + bytes; line += LINE) __builtin_prefetch(line);
+    const char *first = (const char *)((uintptr_t)object & ~(uintptr_t)(QR_CACHE_LINE - 1));
+    for (const char *line = first; line < (const char *)object + bytes; line += QR_CACHE_LINE) __builtin_prefetch(line);
 }
 
 /* count * size, false on overflow */

@@ -196,7 +196,7 @@ static void time_ways(qr_bench *bench, attention_job *job, int num_shared, int32
         job->batch.prefix_order = way == 2 ? order : NULL;
         job->batch.prefix_blocks = way == 2 ? blocks : NULL;
         double start = qr_bench_seconds(bench);
-        if (way == 2) qr_batch_find_prefixes(&job->batch, KV_BLOCK, order, blocks);
+        if (way == 2) qr_batch_find_prefixes(&job->batch, KV_BLOCK, 0, order, blocks);
         double found = qr_bench_seconds(bench);
         run(job);
         double end = qr_bench_seconds(bench);

@@ -81,7 +81,8 @@ void qr_batch_add_row(qr_batch_builder *b, int flat_row, int entry_idx, int prom
 
 void qr_batch_end(qr_batch_builder *b, const qr_block_pool *pool)
 {
-    qr_batch_find_prefixes(&b->batch, qr_block_pool_block_size(pool), b->prefix_order, b->prefix_blocks);
+    qr_batch_find_prefixes(&b->batch, qr_block_pool_block_size(pool), b->num_sorted, b->prefix_order, b->prefix_blocks);
+    b->num_sorted = b->batch.num_reqs;
 }
 
 void qr_batch_build(qr_batch_builder *b, const qr_sched_step *step, const qr_block_pool *pool,

@@ -23,6 +23,7 @@ typedef struct qr_batch_builder {
     qr_batch batch;
     int32_t *input_ids, *positions, *query_start_loc, *seq_lens, *block_table, *logits_indices;
     int32_t *prefix_order, *prefix_blocks;
+    int num_sorted; /* requests of the batch before, which prefix_order and prefix_blocks are of */
     int64_t *slot_mapping;
     qr_logits_row *rows; /* [num_samples] beside batch.logits_indices */
     int max_tokens, max_seqs;

@@ -188,7 +188,7 @@ static void take_job(quire_engine *e, int i)
 {
     const qr_device_sampling *d = &e->device_sampling;
     qr_sample_job *job = &e->jobs[d->targets[i].job_idx];
-    const quire_request *request = request_of(job->seq->request);
+    const quire_request *request = qr_sample_job_set_request(job);
     const size_t at = (size_t)d->targets[i].job_idx * QR_MAX_LOGPROBS;
     job->token = d->drawn[i].token;
     if (request->beams)

@@ -217,6 +217,8 @@ static quire_status create_sampling(quire_engine *e, quire_error *error)
     e->scratch = qr_calloc((size_t)threads, sizeof *e->scratch);
     if (!e->jobs || !e->top_ids || !e->top_logprobs || !e->row_max || !e->row_sum_exp || !e->row_argmax || !e->scratch)
         return qr_fail_nomem(error, "the sampler", jobs * (sizeof *e->jobs + QR_MAX_LOGPROBS * 8));
+    size_t text_bytes = qr_request_max_token_text(e->model);
+    if (qr_buf_reserve(&e->text, text_bytes) != 0) return qr_fail_nomem(error, "an output's text", text_bytes);
     for (int i = 0; i < threads; i++)
         QR_TRY(qr_sampler_scratch_create(e->model->info.vocab_size, &e->scratch[i], error));
     return qr_device_sampling_init(e, error);
@@ -383,6 +385,7 @@ static void destroy_parts(quire_engine *e)
     qr_free(e->row_max);
     qr_free(e->row_sum_exp);
     qr_free(e->row_argmax);
+    qr_free(e->text.data);
     qr_draft_destroy(e->draft);
     qr_spec_config_deinit(&e->spec);
 }

@@ -26,11 +26,21 @@
 /* One token to draw: a logits row and the sequence that it is for. */
 typedef struct qr_sample_job {
     qr_seq *seq;
+    quire_request *request; /* once drawn, as all that follows; seq's, and what becomes of its tokens */
+    qr_output_seq *out;
     int row;       /* of the current chunk of logits */
     int draft_idx; /* it follows so many of the sequence's draft tokens, and counts only if they are right */
     int32_t token;
     quire_token_logprobs logprobs; /* arrays in the engine's top_ids, top_logprobs */
 } qr_sample_job;
+
+/* By who draws the job's token, which reads the request in any case: what follows finds it without another miss. */
+static inline quire_request *qr_sample_job_set_request(qr_sample_job *job)
+{
+    job->request = job->seq->request->user;
+    job->out = &job->request->seqs[job->seq->idx];
+    return job->request;
+}
 
 struct quire_engine {
     quire_model *model;
@@ -58,6 +68,7 @@ struct quire_engine {
     int32_t *top_ids; /* [max_jobs, QR_MAX_LOGPROBS] */
     float *top_logprobs;
     float *row_max, *row_sum_exp; /* [logits_rows] */
+    qr_buf text;                  /* for one output's */
     int32_t *row_argmax;
 
     qr_device_sampling device_sampling;

@@ -38,7 +38,7 @@ static void deliver(quire_request *r, int index, const choice *c)
                       .stop_string = c->stop_string,
                       .stop_token_id = c->stop_token_id};
     r->seqs[index].started = false;
-    qr_request_fill_output(r, index, c->num_tokens, &o);
+    qr_request_fill_output(r, &r->seqs[index], c->num_tokens, &o);
     o.cumulative_logprob = c->logprob;
     o.beam_score = c->score;
     if (decode(r, c, &text) != QUIRE_OK) {

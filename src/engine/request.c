@@ -164,19 +164,26 @@ static quire_status check_length(quire_request *r, int max_model_len, quire_erro
     return QUIRE_OK;
 }
 
+size_t qr_request_max_token_text(const quire_model *model) { return 4 * model->max_token_bytes + 64; }
+
+/* Between two tokens a sequence may have text that has not been handed out. */
+static bool holds_text(const quire_request *r) { return r->params.num_stop > 0 || r->params.echo; }
+
 /* Everything that adding tokens will need. */
 static quire_status reserve_outputs(quire_request *r, quire_error *error)
 {
     size_t n = (size_t)r->num_seqs, longest = 0, num_prompt = (size_t)r->num_prompt;
     for (int i = 0; i < r->params.num_stop; i++)
         if (strlen(r->params.stop[i]) > longest) longest = strlen(r->params.stop[i]);
-    size_t text = longest + 4 * r->model->max_token_bytes + r->prompt_text_bytes + 64;
-    r->seqs = qr_calloc(n, sizeof *r->seqs);
+    size_t text = longest + r->prompt_text_bytes + qr_request_max_token_text(r->model);
+    r->seqs = qr_aligned_alloc(QR_CACHE_LINE, n * sizeof *r->seqs);
     if (!r->seqs) return qr_fail_nomem(error, "the outputs", n * sizeof *r->seqs);
+    memset(r->seqs, 0, n * sizeof *r->seqs);
     for (size_t i = 0; i < n; i++) {
         qr_output_seq *seq = &r->seqs[i];
         qr_spec_seq_init(&seq->spec);
         if (r->model->tokenizer) qr_detok_init(&seq->detok, r->model->tokenizer, r->params.skip_special_tokens);
+        if (!holds_text(r)) continue;
         if (qr_buf_reserve(&seq->text, text) != 0) return qr_fail_nomem(error, "the outputs", text);
         seq->text.data[0] = '\0';
     }
@@ -219,8 +226,9 @@ static quire_status request_fill(quire_request *r, const quire_request_options *
 quire_status qr_request_create(const quire_model *model, const quire_request_options *options, int max_model_len,
                                quire_request **out, quire_error *error)
 {
-    quire_request *r = qr_calloc(1, sizeof *r);
+    quire_request *r = qr_aligned_alloc(QR_CACHE_LINE, sizeof *r);
     if (!r) return qr_fail_nomem(error, "the request", sizeof *r);
+    memset(r, 0, sizeof *r);
     atomic_init(&r->num_refs, 1);
     atomic_init(&r->abort_requested, false);
     pthread_condattr_t attr;
@@ -431,44 +439,44 @@ static quire_finish_reason stop_reason(quire_request *r, int32_t token, int num_
 }
 
 /* Decide how much of the pending text goes out; may find a stop string. */
-static size_t take_text(quire_request *r, qr_output_seq *seq, int num_output, quire_output *o)
+static size_t take_text(const quire_request *r, const qr_output_seq *seq, const qr_buf *text, int num_output,
+                        quire_output *o)
 {
     const quire_sampling_params *p = &r->params;
     bool stopped_by_token = o->finish_reason == QUIRE_FINISH_STOP;
     size_t pos = 0;
     if (p->num_stop > 0 && num_output >= p->min_tokens && !stopped_by_token) {
-        const char *stop = find_stop(p, seq->text.data, seq->stop_scan_from, &pos);
+        const char *stop = find_stop(p, text->data, seq->stop_scan_from, &pos);
         if (stop) {
             o->finish_reason = QUIRE_FINISH_STOP;
             o->stop_string = stop;
             return pos + (p->include_stop_str_in_output ? strlen(stop) : 0);
         }
     }
-    if (o->finish_reason != QUIRE_FINISH_NONE) return seq->text.len;
-    return seq->text.len - held_back(p, seq->text.data, seq->text.len, seq->stop_scan_from);
+    if (o->finish_reason != QUIRE_FINISH_NONE) return text->len;
+    return text->len - held_back(p, text->data, text->len, seq->stop_scan_from);
 }
 
-void qr_request_fill_output(quire_request *r, int seq_idx, int num_output, quire_output *o)
+void qr_request_fill_output(quire_request *r, qr_output_seq *seq, int num_output, quire_output *o)
 {
-    qr_output_seq *seq = &r->seqs[seq_idx];
     bool first = !seq->started;
+    if (first && r->sched_request && r->sched_request->num_cached_tokens > 0)
+        seq->num_cached_tokens = r->sched_request->num_cached_tokens;
     seq->started = true;
-    o->index = seq_idx;
+    o->index = (int)(seq - r->seqs);
     o->num_prompt_tokens = r->num_prompt;
     if (first && (r->params.echo || r->params.prompt_logprobs >= 0)) o->prompt_token_ids = r->prompt_ids;
     if (o->prompt_token_ids) o->prompt_logprobs = r->prompt_logprobs.tokens;
-    o->num_cached_tokens =
-        r->sched_request && r->sched_request->num_cached_tokens > 0 ? r->sched_request->num_cached_tokens : 0;
+    o->num_cached_tokens = seq->num_cached_tokens;
     o->num_output_tokens = num_output;
     o->cumulative_logprob = r->params.logprobs >= 0 ? seq->cumulative_logprob : NAN;
     o->beam_score = NAN;
 }
 
 /* Hand out `bytes` of the pending text, with the prompt's before it where echo wants it. */
-static void send(quire_request *r, int seq_idx, size_t bytes, quire_output *o)
+static void send(quire_request *r, qr_output_seq *seq, qr_buf *pending, size_t bytes, quire_output *o)
 {
-    qr_output_seq *seq = &r->seqs[seq_idx];
-    char *text = seq->text.data, saved = text[bytes];
+    char *text = pending->data, saved = text[bytes];
     text[bytes] = '\0';
     o->text = text;
     o->text_bytes = bytes;
@@ -486,9 +494,9 @@ static void send(quire_request *r, int seq_idx, size_t bytes, quire_output *o)
         qr_request_deliver(r, o);
     }
     text[bytes] = saved;
-    seq->text.len -= bytes;
-    memmove(text, text + bytes, seq->text.len);
-    text[seq->text.len] = '\0';
+    pending->len -= bytes;
+    memmove(text, text + bytes, pending->len);
+    text[pending->len] = '\0';
     seq->stop_scan_from -= seq->stop_scan_from < bytes ? seq->stop_scan_from : bytes;
 }
 
@@ -500,36 +508,42 @@ static void begin_text(quire_request *r, qr_output_seq *seq)
     seq->stop_scan_from = seq->text.len;
 }
 
-quire_finish_reason qr_request_add_token(quire_request *r, int seq_idx, qr_new_token token, int num_output)
+quire_finish_reason qr_request_add_token(quire_request *r, qr_output_seq *seq, qr_new_token token, int num_output,
+                                         qr_buf *text)
 {
-    qr_output_seq *seq = &r->seqs[seq_idx];
     quire_output o = {.token_ids = &token.token_id, .num_tokens = 1, .logprobs = token.logprobs, .stop_token_id = -1};
     begin_text(r, seq);
     if (token.logprobs) seq->cumulative_logprob += token.logprobs->logprob;
     o.finish_reason = stop_reason(r, token.token_id, num_output, &o);
     bool hide = o.finish_reason == QUIRE_FINISH_STOP && !r->params.include_stop_str_in_output;
-    bool text = r->params.detokenize && r->model->tokenizer;
+    bool decode = r->params.detokenize && r->model->tokenizer;
+    if (holds_text(r))
+        text = &seq->text;
+    else
+        text->len = 0;
     quire_status status = QUIRE_OK;
-    if (text && !hide) status = qr_detok_push(&seq->detok, token.token_id, &seq->text);
-    if (text && o.finish_reason != QUIRE_FINISH_NONE && status == QUIRE_OK)
-        status = qr_detok_flush(&seq->detok, &seq->text);
-    size_t bytes = status == QUIRE_OK ? take_text(r, seq, num_output, &o) : 0;
+    if (decode && !hide) status = qr_detok_push(&seq->detok, token.token_id, text);
+    if (decode && o.finish_reason != QUIRE_FINISH_NONE && status == QUIRE_OK)
+        status = qr_detok_flush(&seq->detok, text);
+    size_t bytes = status == QUIRE_OK ? take_text(r, seq, text, num_output, &o) : 0;
     if (status != QUIRE_OK) {
         o.finish_reason = QUIRE_FINISH_ERROR;
         o.error_message = "out of memory for the output's text";
     }
-    if (num_output < r->params.min_tokens) seq->stop_scan_from = bytes = seq->text.len;
-    qr_request_fill_output(r, seq_idx, num_output, &o);
-    send(r, seq_idx, bytes, &o);
+    if (num_output < r->params.min_tokens) seq->stop_scan_from = bytes = text->len;
+    qr_request_fill_output(r, seq, num_output, &o);
+    send(r, seq, text, bytes, &o);
     return o.finish_reason;
 }
 
-void qr_request_end_seq(quire_request *r, int seq_idx, int num_output, quire_finish_reason reason)
+void qr_request_end_seq(quire_request *r, qr_output_seq *seq, int num_output, quire_finish_reason reason)
 {
     quire_output o = {.finish_reason = reason, .stop_token_id = -1};
-    begin_text(r, &r->seqs[seq_idx]);
-    qr_request_fill_output(r, seq_idx, num_output, &o);
-    send(r, seq_idx, r->seqs[seq_idx].text.len, &o);
+    char nothing = '\0';
+    qr_buf none = {.data = &nothing}, *text = holds_text(r) ? &seq->text : &none;
+    begin_text(r, seq);
+    qr_request_fill_output(r, seq, num_output, &o);
+    send(r, seq, text, text->len, &o);
 }
 
 void qr_request_end_all(quire_request *r, quire_finish_reason reason, const char *error_message)
@@ -541,11 +555,13 @@ void qr_request_end_all(quire_request *r, quire_finish_reason reason, const char
         if (seq->finished && !r->chosen_among) continue;
         quire_output o = {
             .text = seq->text.data, .finish_reason = reason, .stop_token_id = -1, .error_message = error_message};
-        if (r->chosen_among)
+        if (!holds_text(r))
+            o.text = "";
+        else if (r->chosen_among)
             seq->text.data[seq->text.len = 0] = '\0';
         else
             begin_text(r, seq);
-        qr_request_fill_output(r, i, r->sched_request ? r->sched_request->seqs[i].num_output_tokens : 0, &o);
+        qr_request_fill_output(r, seq, r->sched_request ? r->sched_request->seqs[i].num_output_tokens : 0, &o);
         o.text_bytes = seq->text.len;
         o.request_finished = --left == 0;
         seq->finished = true;

@@ -12,6 +12,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stddef.h>
 
 #include "base/mem.h"
 #include "engine/beam.h"
@@ -21,12 +22,15 @@
 
 /* One sequence's output state (engine thread). */
 typedef struct qr_output_seq {
-    qr_detok detok;
-    qr_buf text;           /* decoded, not yet handed out */
+    /* a cache line: what every token reads */
+    _Alignas(QR_CACHE_LINE) qr_detok detok;
+    qr_buf text;           /* decoded, not yet handed out; without stop strings and echo there is never any: no data */
     size_t stop_scan_from; /* stop strings may begin at this byte of text or later */
+    int64_t last_token_us;
+    int num_cached_tokens; /* of the prompt; once started */
     bool started;          /* the first output has been made */
     bool finished;
-    int64_t last_token_us;
+
     double cumulative_logprob;
     qr_spec_seq spec;
 
@@ -47,32 +51,33 @@ typedef struct qr_prompt_logprobs {
 typedef struct qr_queued_output qr_queued_output;
 
 struct quire_request {
+    /* what every token reads, in as few cache lines as it goes: qr_request_prefetch; immutable after submit */
+    _Alignas(QR_CACHE_LINE) const quire_model *model;
+    quire_sampling_params params; /* arrays point into copies owned by the request */
+    /* the same, but what belongs to the engine thread as said */
+    void (*on_output)(void *user, const quire_output *output);
+    void *user;
+    qr_request *sched_request; /* engine thread; NULL before it is added */
+    qr_output_seq *seqs;       /* [num_seqs] engine thread */
+    qr_beam_search *beams;     /* engine thread; NULL without beam search */
+    int64_t first_token_us;    /* engine thread; 0 before */
+    int num_prompt;
+    int num_seqs;      /* that run: best_of, or n */
+    int num_finished;  /* engine thread */
+    bool chosen_among; /* outputs come whole at the end (final.c): best_of above n, beam search */
+
     /* immutable after submit */
+    char *prompt_text; /* with echo, else NULL */
+    size_t prompt_text_bytes;
     struct quire_engine *engine;
     void *param_copies;
     int max_output_tokens; /* >= 1: what the scheduler plans for */
     int priority;
     int32_t *prompt_ids;
-    char *prompt_text; /* with echo, else NULL */
-    size_t prompt_text_bytes;
     uint64_t extra_key, key;
     int64_t arrival_us;
 
-    /* the same; from here to first_token_us, what each token reads, side by side */
-    const quire_model *model;
-    quire_sampling_params params; /* arrays point into copies owned by the request */
-    int num_seqs;                 /* that run: best_of, or n */
-    bool chosen_among;            /* outputs come whole at the end (final.c): best_of above n, beam search */
-    int num_prompt;
-    void (*on_output)(void *user, const quire_output *output);
-    void *user;
-
     /* engine thread */
-    int num_finished;
-    qr_request *sched_request; /* NULL before it is added */
-    qr_output_seq *seqs;       /* [num_seqs] */
-    qr_beam_search *beams;     /* NULL without beam search */
-    int64_t first_token_us;    /* 0 before */
     int64_t first_scheduled_us;
     qr_prompt_logprobs prompt_logprobs;
     quire_request *next; /* inbox, and the list of live requests */
@@ -95,6 +100,11 @@ typedef struct qr_new_token {
     const quire_token_logprobs *logprobs; /* NULL: not asked for */
 } qr_new_token;
 
+_Static_assert(offsetof(qr_output_seq, cumulative_logprob) == QR_CACHE_LINE &&
+                   offsetof(quire_request, on_output) % QR_CACHE_LINE == 0 &&
+                   offsetof(quire_request, prompt_text) % QR_CACHE_LINE == 0,
+               "the parts that every token reads fill whole cache lines");
+
 /* Check and copy the options; tokenize. See quire_submit for the statuses. max_model_len bounds prompt + output. */
 QUIRE_MUST_USE quire_status qr_request_create(const quire_model *model, const quire_request_options *options,
                                               int max_model_len, quire_request **out, quire_error *error);
@@ -110,17 +120,29 @@ QUIRE_MUST_USE quire_status qr_request_index_ngrams(quire_request *request, cons
 bool qr_request_is_eos(const quire_request *request, int32_t token_id);
 bool qr_request_is_stop_token(const quire_request *request, int32_t token_id);
 
-/* A token was drawn for sequence seq_idx; num_output_tokens counts it. Makes and delivers the output.
+/* A token will soon be added to the request's sequence: fetch what that reads, without waiting for it. */
+static inline void qr_request_prefetch(const quire_request *request, const qr_output_seq *seq)
+{
+    __builtin_prefetch(&request->params.max_tokens);
+    __builtin_prefetch(&request->params.logprobs);
+    __builtin_prefetch(&request->seqs);
+    __builtin_prefetch(seq);
+}
+
+/* A token was drawn for a sequence; num_output_tokens counts it. Makes and delivers the output.
+ *   text     with room for qr_request_max_token_text(), overwritten: for a sequence that holds no text back
  *   returns  the reason if the sequence is finished by it, else QUIRE_FINISH_NONE */
-quire_finish_reason qr_request_add_token(quire_request *request, int seq_idx, qr_new_token token,
-                                         int num_output_tokens);
+quire_finish_reason qr_request_add_token(quire_request *request, qr_output_seq *seq, qr_new_token token,
+                                         int num_output_tokens, qr_buf *text);
+/* Bytes of text that one token completes at most. */
+size_t qr_request_max_token_text(const quire_model *model);
 /* End a sequence without a new token (max_tokens 0). */
-void qr_request_end_seq(quire_request *request, int seq_idx, int num_output_tokens, quire_finish_reason reason);
+void qr_request_end_seq(quire_request *request, qr_output_seq *seq, int num_output_tokens, quire_finish_reason reason);
 /* End all sequences that have not ended (abort, error). */
 void qr_request_end_all(quire_request *request, quire_finish_reason reason, const char *error_message);
 
 /* ---- for final.c */
-void qr_request_fill_output(quire_request *request, int seq_idx, int num_output_tokens, quire_output *output);
+void qr_request_fill_output(quire_request *request, qr_output_seq *seq, int num_output_tokens, quire_output *output);
 void qr_request_deliver(quire_request *request, const quire_output *output);
 
 /* ---- final.c: outputs that come whole */

@@ -63,7 +63,7 @@ qr_sample_in qr_engine_sample_in(const quire_engine *e, const qr_seq *seq, int d
 static void sample_job(const chunk *c, qr_sample_job *job, qr_sampler_scratch *scratch)
 {
     quire_engine *e = c->engine;
-    const quire_request *request = request_of(job->seq->request);
+    const quire_request *request = qr_sample_job_set_request(job);
     const quire_sampling_params *p = &request->params;
     const qr_sample_in in = qr_engine_sample_in(e, job->seq, job->draft_idx, c->logits, job->row);
     if (request->beams) {
@@ -132,24 +132,15 @@ static void sample_rows(quire_engine *e, const qr_sched_step *step)
     qr_device_take(e, step);
 }
 
-/* What the jobs' outputs are made of, one loop for each pointer on the way. */
+/* What the jobs' outputs are made of. */
 static void prefetch_outputs(const quire_engine *e)
 {
     const qr_tokenizer *tokenizer = e->model->tokenizer;
     for (int i = 0; i < e->num_jobs; i++) {
-        const qr_seq *seq = e->jobs[i].seq;
-        const quire_request *r = request_of(seq->request);
-        qr_prefetch(&r->model, offsetof(quire_request, first_scheduled_us) - offsetof(quire_request, model));
-        qr_prefetch(seq->output_token_ids + seq->num_output_tokens, sizeof *seq->output_token_ids);
-        if (tokenizer) qr_detok_prefetch(tokenizer, e->jobs[i].token);
-    }
-    for (int i = 0; i < e->num_jobs; i++) {
-        const qr_seq *seq = e->jobs[i].seq;
-        qr_prefetch(&request_of(seq->request)->seqs[seq->idx], offsetof(qr_output_seq, cumulative_logprob));
-    }
-    for (int i = 0; i < e->num_jobs; i++) {
-        const qr_seq *seq = e->jobs[i].seq;
-        __builtin_prefetch(request_of(seq->request)->seqs[seq->idx].text.data);
+        const qr_sample_job *job = &e->jobs[i];
+        qr_request_prefetch(job->request, job->out);
+        __builtin_prefetch(job->seq->output_token_ids + job->seq->num_output_tokens);
+        if (tokenizer) qr_detok_prefetch(tokenizer, job->token);
     }
 }
 
@@ -173,8 +164,7 @@ static void observe_tokens(quire_engine *e, int64_t now_us)
 {
     pthread_mutex_lock(&e->lock);
     for (int i = 0; i < e->num_jobs; i++) {
-        const qr_seq *seq = e->jobs[i].seq;
-        quire_request *r = request_of(seq->request);
+        quire_request *r = e->jobs[i].request;
         if (e->jobs[i].draft_idx > 0) {
             e->stats.spec_decode_num_drafts += e->jobs[i].draft_idx == 1;
             e->stats.spec_decode_num_draft_tokens++;
@@ -182,7 +172,7 @@ static void observe_tokens(quire_engine *e, int64_t now_us)
         }
         const bool starts_beams = r->beams && r->beams->num_tokens == 0; /* from one row */
         for (int s = 0; s < r->num_seqs && starts_beams; s++) observe_token(&e->stats, r, &r->seqs[s], now_us);
-        if (!starts_beams && r->params.max_tokens > 0) observe_token(&e->stats, r, &r->seqs[seq->idx], now_us);
+        if (!starts_beams && r->params.max_tokens > 0) observe_token(&e->stats, r, e->jobs[i].out, now_us);
     }
     pthread_mutex_unlock(&e->lock);
 }
@@ -190,9 +180,8 @@ static void observe_tokens(quire_engine *e, int64_t now_us)
 /* The token that follows an accepted draft. */
 static void observe_accepted(quire_engine *e, const qr_sample_job *job, int64_t now_us)
 {
-    quire_request *r = request_of(job->seq->request);
     pthread_mutex_lock(&e->lock);
-    observe_token(&e->stats, r, &r->seqs[job->seq->idx], now_us);
+    observe_token(&e->stats, job->request, job->out, now_us);
     e->stats.spec_decode_num_accepted_tokens++;
     e->stats.spec_decode_num_accepted_tokens_per_pos[job->draft_idx - 1]++;
     pthread_mutex_unlock(&e->lock);
@@ -213,15 +202,15 @@ static qr_request_status sched_status(quire_finish_reason reason)
 static bool take_token(quire_engine *e, const qr_sample_job *job, bool *out_finished)
 {
     qr_seq *seq = job->seq;
-    quire_request *r = request_of(seq->request);
+    quire_request *r = job->request;
     quire_finish_reason reason = QUIRE_FINISH_LENGTH;
     bool drafted = false;
     if (r->params.max_tokens > 0) {
         const qr_new_token token = {job->token, r->params.logprobs >= 0 ? &job->logprobs : NULL};
         drafted = qr_sched_append_token(e->sched, seq, job->token);
-        reason = qr_request_add_token(r, seq->idx, token, seq->num_output_tokens);
+        reason = qr_request_add_token(r, job->out, token, seq->num_output_tokens, &e->text);
     } else {
-        qr_request_end_seq(r, seq->idx, 0, reason); /* only the prompt was asked for */
+        qr_request_end_seq(r, job->out, 0, reason); /* only the prompt was asked for */
     }
     *out_finished = reason != QUIRE_FINISH_NONE;
     if (!*out_finished) return drafted;
@@ -262,9 +251,8 @@ static int drafts_to_come(const quire_engine *e, const qr_seq *seq, qr_spec_seq 
 }
 
 /* Ask for drafts in the sequence's next step, as many as pay. */
-static void want_drafts(quire_engine *e, qr_seq *seq)
+static void want_drafts(quire_engine *e, qr_seq *seq, qr_spec_seq *spec)
 {
-    qr_spec_seq *spec = &request_of(seq->request)->seqs[seq->idx].spec;
     int num = 0;
     if (e->spec.method == QR_SPEC_NGRAM) num = guess_from_ngrams(e, seq, spec);
     if (e->spec.method == QR_SPEC_DRAFT_MODEL) num = drafts_to_come(e, seq, spec);
@@ -284,8 +272,8 @@ static int take_tokens(quire_engine *e, int job_idx, int64_t now_us)
         go_on = take_token(e, &e->jobs[next], &finished) && !finished;
         if (finished) return end;
     }
-    qr_spec_observe_drafts(&request_of(seq->request)->seqs[seq->idx].spec, end - job_idx - 1, next - job_idx - 1);
-    want_drafts(e, seq);
+    qr_spec_observe_drafts(&e->jobs[job_idx].out->spec, end - job_idx - 1, next - job_idx - 1);
+    want_drafts(e, seq, &e->jobs[job_idx].out->spec);
     return end;
 }
 
@@ -336,7 +324,9 @@ static void observe_end(quire_engine *e, const step_times *t)
 static void observe_admitted(quire_engine *e, const qr_sched_step *step, int64_t now_us)
 {
     for (int i = 0; i < step->num_entries; i++) {
-        quire_request *r = request_of(step->entries[i].request);
+        const qr_sched_entry *entry = &step->entries[i];
+        if (entry->start >= entry->request->num_prompt_tokens) continue; /* it has been for long */
+        quire_request *r = request_of(entry->request);
         if (r->first_scheduled_us) continue;
         r->first_scheduled_us = now_us;
         pthread_mutex_lock(&e->lock);
@@ -408,7 +398,7 @@ void qr_engine_run_step(quire_engine *e, const qr_sched_step *step, int64_t star
     if (only_decodes(step)) qr_spec_observe_step(&e->spec_costs, step->num_tokens, forward_us);
     qr_profile_lap(e->profile, QUIRE_STEP_UPDATE);
     for (int i = 0; i < e->num_jobs;) {
-        if (request_of(e->jobs[i].seq->request)->beams)
+        if (e->jobs[i].request->beams)
             qr_engine_take_beam(e, i++);
         else
             i = take_tokens(e, i, times.computed_us);

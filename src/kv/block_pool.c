@@ -6,18 +6,24 @@
 
 #include "base/mem.h"
 
-typedef struct block {
+/* What every step reads and writes of a block, apart from the rest so that many lie in a cache line. */
+typedef struct block_use {
     int32_t ref_cnt;
-    int32_t num_live;
+    int16_t num_live;
+    bool cached;
+} block_use;
+
+typedef struct block {
     int32_t free_prev, free_next;   /* valid while ref_cnt is 0 */
     int32_t index_prev, index_next; /* valid while cached; index_prev QR_NO_BLOCK: first of its bucket */
     qr_content_key key, parent_key; /* valid while cached, as are the following */
-    uint64_t content_id;            /* 0: not cached */
+    uint64_t content_id;            /* > 0 */
     uint64_t parent_content_id;     /* 0: first block of a sequence */
     uint64_t extra_key;
 } block;
 
 struct qr_block_pool {
+    block_use *uses; /* [num_blocks] */
     block *blocks;   /* [num_blocks] */
     int32_t *tokens; /* [num_blocks, block_size] of cached blocks; NULL when caching is off */
     int32_t *index;  /* [index_mask + 1] first block of each bucket, or QR_NO_BLOCK */
@@ -51,7 +57,7 @@ static void free_list_remove(qr_block_pool *pool, int32_t id)
 static void free_list_add(qr_block_pool *pool, int32_t id)
 {
     block *b = &pool->blocks[id];
-    const bool at_new_end = b->content_id != 0;
+    const bool at_new_end = pool->uses[id].cached;
     b->free_prev = at_new_end ? pool->newest : QR_NO_BLOCK;
     b->free_next = at_new_end ? QR_NO_BLOCK : pool->oldest;
     if (b->free_prev == QR_NO_BLOCK)
@@ -78,7 +84,9 @@ static quire_status reserve(qr_block_pool *pool, quire_error *error)
 {
     const size_t n = (size_t)pool->num_blocks;
     pool->blocks = qr_calloc(n, sizeof *pool->blocks);
-    if (!pool->blocks) return qr_fail_nomem(error, "KV block descriptors", n * sizeof *pool->blocks);
+    pool->uses = qr_calloc(n, sizeof *pool->uses);
+    if (!pool->blocks || !pool->uses)
+        return qr_fail_nomem(error, "KV block descriptors", n * (sizeof *pool->blocks + sizeof *pool->uses));
     if (!pool->caching) return QUIRE_OK;
     const size_t token_bytes = n * (size_t)pool->block_size * sizeof *pool->tokens;
     pool->tokens = qr_malloc(token_bytes);
@@ -129,6 +137,7 @@ void qr_block_pool_destroy(qr_block_pool *pool)
     qr_free(pool->index);
     qr_free(pool->tokens);
     qr_free(pool->blocks);
+    qr_free(pool->uses);
     qr_free(pool);
 }
 
@@ -146,17 +155,20 @@ static block *block_at(const qr_block_pool *pool, int32_t id)
     return &pool->blocks[id];
 }
 
-int32_t qr_block_pool_ref_cnt(const qr_block_pool *pool, int32_t block_id) { return block_at(pool, block_id)->ref_cnt; }
-uint64_t qr_block_pool_content_id(const qr_block_pool *pool, int32_t block_id)
+static block_use *use_of(const qr_block_pool *pool, int32_t id)
 {
-    return block_at(pool, block_id)->content_id;
+    assert(id >= 0 && id < pool->num_blocks);
+    return &pool->uses[id];
 }
 
-bool qr_block_pool_is_cached(const qr_block_pool *pool, int32_t block_id)
+int32_t qr_block_pool_ref_cnt(const qr_block_pool *pool, int32_t block_id) { return use_of(pool, block_id)->ref_cnt; }
+bool qr_block_pool_is_cached(const qr_block_pool *pool, int32_t block_id) { return use_of(pool, block_id)->cached; }
+int qr_block_pool_num_live(const qr_block_pool *pool, int32_t block_id) { return use_of(pool, block_id)->num_live; }
+
+uint64_t qr_block_pool_content_id(const qr_block_pool *pool, int32_t block_id)
 {
-    return block_at(pool, block_id)->content_id != 0;
+    return use_of(pool, block_id)->cached ? block_at(pool, block_id)->content_id : 0;
 }
-int qr_block_pool_num_live(const qr_block_pool *pool, int32_t block_id) { return block_at(pool, block_id)->num_live; }
 
 /* ---- references -------------------------------------------------------------------------------- */
 
@@ -168,7 +180,7 @@ static int32_t *block_tokens(const qr_block_pool *pool, int32_t id)
 static void keep(const qr_block_pool *pool, int32_t id)
 {
     const block *b = &pool->blocks[id];
-    if (!pool->store || b->content_id == 0) return;
+    if (!pool->store || !pool->uses[id].cached) return;
     const qr_block_content content = {b->key, b->parent_key, b->extra_key, block_tokens(pool, id)};
     pool->store->keep(pool->store->ctx, id, &content);
 }
@@ -178,8 +190,8 @@ static void take(qr_block_pool *pool, int32_t id)
     free_list_remove(pool, id);
     keep(pool, id);
     qr_block_pool_uncache(pool, id);
-    pool->blocks[id].ref_cnt = 1;
-    pool->blocks[id].num_live = 0;
+    pool->uses[id].ref_cnt = 1;
+    pool->uses[id].num_live = 0;
     pool->num_refs++;
 }
 
@@ -197,7 +209,7 @@ quire_status qr_block_pool_alloc(qr_block_pool *pool, int32_t num_blocks, int32_
 void qr_block_pool_take(qr_block_pool *pool, int32_t first, int32_t num_blocks, int32_t *out_ids)
 {
     for (int32_t i = 0; i < num_blocks; i++) {
-        assert(block_at(pool, first + i)->ref_cnt == 0);
+        assert(use_of(pool, first + i)->ref_cnt == 0);
         out_ids[i] = first + i;
         take(pool, first + i);
     }
@@ -207,10 +219,10 @@ void qr_block_pool_free(qr_block_pool *pool, const int32_t *ids, int32_t num_blo
 {
     pool->num_refs -= num_blocks;
     for (int32_t i = num_blocks - 1; i >= 0; i--) {
-        block *b = block_at(pool, ids[i]);
-        assert(b->ref_cnt > 0);
-        if (--b->ref_cnt > 0) continue;
-        pool->num_live_slots -= b->num_live;
+        block_use *use = use_of(pool, ids[i]);
+        assert(use->ref_cnt > 0);
+        if (--use->ref_cnt > 0) continue;
+        pool->num_live_slots -= use->num_live;
         free_list_add(pool, ids[i]);
     }
 }
@@ -219,25 +231,22 @@ void qr_block_pool_touch(qr_block_pool *pool, const int32_t *ids, int32_t num_bl
 {
     pool->num_refs += num_blocks;
     for (int32_t i = 0; i < num_blocks; i++) {
-        block *b = block_at(pool, ids[i]);
-        if (b->ref_cnt++ > 0) continue;
-        assert(b->content_id != 0);
+        block_use *use = use_of(pool, ids[i]);
+        if (use->ref_cnt++ > 0) continue;
+        assert(use->cached);
         free_list_remove(pool, ids[i]);
-        pool->num_live_slots += b->num_live;
+        pool->num_live_slots += use->num_live;
     }
 }
 
-void qr_block_pool_prefetch(const qr_block_pool *pool, int32_t block_id)
-{
-    __builtin_prefetch(block_at(pool, block_id));
-}
+void qr_block_pool_prefetch(const qr_block_pool *pool, int32_t block_id) { __builtin_prefetch(use_of(pool, block_id)); }
 
 void qr_block_pool_set_live(qr_block_pool *pool, int32_t block_id, int num_live)
 {
-    block *b = block_at(pool, block_id);
-    assert(b->ref_cnt > 0 && num_live >= 0 && num_live <= pool->block_size);
-    pool->num_live_slots += num_live - b->num_live;
-    b->num_live = num_live;
+    block_use *use = use_of(pool, block_id);
+    assert(use->ref_cnt > 0 && num_live >= 0 && num_live <= pool->block_size);
+    pool->num_live_slots += num_live - use->num_live;
+    use->num_live = (int16_t)num_live;
 }
 
 /* ---- content ----------------------------------------------------------------------------------- */
@@ -281,7 +290,7 @@ static void parent_of(const qr_block_pool *pool, int32_t parent_id, qr_content_k
     *out_content_id = 0;
     if (parent_id == QR_NO_BLOCK) return;
     const block *parent = block_at(pool, parent_id);
-    assert(parent->content_id != 0);
+    assert(use_of(pool, parent_id)->cached);
     *out_key = parent->key;
     *out_content_id = parent->content_id;
 }
@@ -289,10 +298,11 @@ static void parent_of(const qr_block_pool *pool, int32_t parent_id, qr_content_k
 void qr_block_pool_cache(qr_block_pool *pool, int32_t block_id, int32_t parent_id, const int32_t *tokens,
                          uint64_t extra_key)
 {
-    block *b = block_at(pool, block_id);
-    assert(b->ref_cnt > 0);
-    if (!pool->caching || b->content_id != 0) return;
+    block_use *use = use_of(pool, block_id);
+    assert(use->ref_cnt > 0);
+    if (!pool->caching || use->cached) return;
 
+    block *b = block_at(pool, block_id);
     uint64_t parent_content_id;
     parent_of(pool, parent_id, &b->parent_key, &parent_content_id);
     b->key = key_of(pool, b->parent_key, tokens, extra_key);
@@ -308,19 +318,21 @@ void qr_block_pool_cache(qr_block_pool *pool, int32_t block_id, int32_t parent_i
     b->index_next = *bucket;
     if (*bucket != QR_NO_BLOCK) pool->blocks[*bucket].index_prev = block_id;
     *bucket = block_id;
+    use->cached = true;
     pool->num_cached++;
 }
 
 void qr_block_pool_uncache(qr_block_pool *pool, int32_t block_id)
 {
-    block *b = block_at(pool, block_id);
-    if (b->content_id == 0) return;
+    block_use *use = use_of(pool, block_id);
+    if (!use->cached) return;
+    const block *b = block_at(pool, block_id);
     if (b->index_prev == QR_NO_BLOCK)
         *bucket_of(pool, b->key) = b->index_next;
     else
         pool->blocks[b->index_prev].index_next = b->index_next;
     if (b->index_next != QR_NO_BLOCK) pool->blocks[b->index_next].index_prev = b->index_prev;
-    b->content_id = 0;
+    use->cached = false;
     pool->num_cached--;
 }
 
@@ -358,7 +370,7 @@ void qr_block_pool_keep_all(const qr_block_pool *pool)
 void qr_block_pool_reset_cache(qr_block_pool *pool)
 {
     for (int32_t id = 0; id < pool->num_blocks; id++)
-        if (pool->blocks[id].ref_cnt == 0) qr_block_pool_uncache(pool, id);
+        if (pool->uses[id].ref_cnt == 0) qr_block_pool_uncache(pool, id);
     if (pool->store) pool->store->forget(pool->store->ctx);
 }
 
@@ -375,14 +387,15 @@ static quire_status check_free_list(const qr_block_pool *pool, quire_error *erro
     int32_t count = 0, prev = QR_NO_BLOCK;
     bool seen_cached = false;
     for (int32_t id = pool->oldest; id != QR_NO_BLOCK; prev = id, id = pool->blocks[id].free_next) {
-        const block *b = block_at(pool, id);
+        const block_use *use = use_of(pool, id);
         if (++count > pool->num_blocks) return qr_fail(error, QUIRE_INVALID, "block pool: the free list is a circle");
-        if (b->free_prev != prev)
+        if (pool->blocks[id].free_prev != prev)
             return qr_fail(error, QUIRE_INVALID, "block %d: wrong back link in the free list", id);
-        if (b->ref_cnt != 0) return qr_fail(error, QUIRE_INVALID, "block %d: free with %d references", id, b->ref_cnt);
-        if (seen_cached && b->content_id == 0)
+        if (use->ref_cnt != 0)
+            return qr_fail(error, QUIRE_INVALID, "block %d: free with %d references", id, use->ref_cnt);
+        if (seen_cached && !use->cached)
             return qr_fail(error, QUIRE_INVALID, "block %d: free and empty, but behind cached ones", id);
-        seen_cached = b->content_id != 0;
+        seen_cached = use->cached;
     }
     if (prev != pool->newest) return qr_fail(error, QUIRE_INVALID, "block pool: the free list ends at %d", prev);
     if (count != pool->num_free)
@@ -399,9 +412,9 @@ static quire_status check_index(const qr_block_pool *pool, quire_error *error)
         for (int32_t id = pool->index[bucket]; id != QR_NO_BLOCK; prev = id, id = pool->blocks[id].index_next) {
             const block *b = block_at(pool, id);
             if (++count > pool->num_blocks) return qr_fail(error, QUIRE_INVALID, "block pool: the index is a circle");
-            if (b->content_id == 0 || bucket_of(pool, b->key) != &pool->index[bucket] || b->index_prev != prev)
+            if (!use_of(pool, id)->cached || bucket_of(pool, b->key) != &pool->index[bucket] || b->index_prev != prev)
                 return qr_fail(error, QUIRE_INVALID, "block %d: does not belong where the index has it", id);
-            if (b->content_id > pool->last_content_id || b->parent_content_id >= b->content_id)
+            if (b->content_id < 1 || b->content_id > pool->last_content_id || b->parent_content_id >= b->content_id)
                 return qr_fail(error, QUIRE_INVALID, "block %d: content id out of order", id);
         }
     }
@@ -416,16 +429,16 @@ quire_status qr_block_pool_check(const qr_block_pool *pool, const int32_t *ref_c
     int32_t num_free = 0, num_cached = 0;
     int64_t num_live = 0, num_refs = 0;
     for (int32_t id = 0; id < pool->num_blocks; id++) {
-        const block *b = &pool->blocks[id];
-        if (ref_cnts && b->ref_cnt != ref_cnts[id])
-            return qr_fail(error, QUIRE_INVALID, "block %d: ref_cnt is %d, %d tables hold it", id, b->ref_cnt,
+        const block_use *use = use_of(pool, id);
+        if (ref_cnts && use->ref_cnt != ref_cnts[id])
+            return qr_fail(error, QUIRE_INVALID, "block %d: ref_cnt is %d, %d tables hold it", id, use->ref_cnt,
                            ref_cnts[id]);
-        if (b->ref_cnt < 0 || b->num_live < 0 || b->num_live > pool->block_size)
-            return qr_fail(error, QUIRE_INVALID, "block %d: ref_cnt %d, num_live %d", id, b->ref_cnt, b->num_live);
-        num_free += b->ref_cnt == 0;
-        num_cached += b->content_id != 0;
-        num_refs += b->ref_cnt;
-        if (b->ref_cnt > 0) num_live += b->num_live;
+        if (use->ref_cnt < 0 || use->num_live < 0 || use->num_live > pool->block_size)
+            return qr_fail(error, QUIRE_INVALID, "block %d: ref_cnt %d, num_live %d", id, use->ref_cnt, use->num_live);
+        num_free += use->ref_cnt == 0;
+        num_cached += use->cached;
+        num_refs += use->ref_cnt;
+        if (use->ref_cnt > 0) num_live += use->num_live;
     }
     if (num_refs != pool->num_refs)
         return qr_fail(error, QUIRE_INVALID, "block pool: %lld references, counted %lld", (long long)pool->num_refs,

@@ -24,6 +24,9 @@
 #ifndef QR_SCHED_REQUEST_H
 #define QR_SCHED_REQUEST_H
 
+#include <stddef.h>
+
+#include "base/mem.h"
 #include "kv/block_table.h"
 
 typedef enum qr_request_status {
@@ -41,46 +44,52 @@ static inline bool qr_request_status_finished(qr_request_status status) { return
 typedef struct qr_request qr_request;
 
 typedef struct qr_seq {
-    qr_request *request;
-    int idx; /* which of n */
-    qr_request_status status;
-    int32_t num_output_tokens;
-    int32_t num_computed_tokens;
-    int32_t num_draft_tokens;  /* wanted; after schedule() those in the step; then those not yet confirmed */
+    /* a cache line: what every step reads */
+    _Alignas(QR_CACHE_LINE) qr_request *request;
     int32_t *output_token_ids; /* [max_output_tokens] outputs, then num_draft_tokens drafts */
     qr_block_table table;      /* empty unless RUNNING; with regions, one from admission to finish or preemption */
-    int row;                   /* 0 .. max_num_seqs - 1, unique among sequences of admitted groups; -1 when none */
+    int32_t num_output_tokens;
+    int32_t num_computed_tokens;
+    int32_t num_draft_tokens; /* wanted; after schedule() those in the step; then those not yet confirmed */
+    qr_request_status status;
+
+    int idx; /* which of n */
+    int row; /* 0 .. max_num_seqs - 1, unique among sequences of admitted groups; -1 when none */
 } qr_seq;
 
 struct qr_request {
-    qr_request_status status;
+    /* a cache line: what every step reads */
+    _Alignas(QR_CACHE_LINE) qr_request_status status;
     int n;
     int num_unfinished; /* sequences, idle ones included */
     int num_idle;       /* sequences */
     int32_t num_prompt_tokens;
-    int32_t max_output_tokens;      /* per sequence */
-    int32_t expected_output_tokens; /* 1 .. max_output_tokens; what regions are sized for */
-    int32_t *prompt_token_ids;      /* [num_prompt_tokens], a copy */
-    qr_seq *seqs;                   /* [n] */
-    int32_t num_shared_tokens;      /* what the leading sequence computes for all before the fork */
+    int32_t max_output_tokens; /* per sequence */
+    int32_t num_shared_tokens; /* what the leading sequence computes for all before the fork */
+    bool forked;               /* RUNNING and no fork ahead: every unfinished sequence runs on its own */
+    bool lockstep;
+    bool no_prefix_read;
+    int32_t *prompt_token_ids; /* [num_prompt_tokens], a copy */
+    qr_seq *seqs;              /* [n] */
+    uint64_t extra_key;
+    void *user; /* the engine's */
+
     int64_t priority;               /* lower is sooner; by the policy */
     uint64_t arrival;               /* 1, 2, 3, ... */
-    uint64_t extra_key;
-    bool no_prefix_read;
-    bool lockstep;
-    bool forked;                /* RUNNING and no fork ahead: every unfinished sequence runs on its own */
-    int32_t num_cached_tokens;  /* prompt tokens found in the prefix cache when first admitted; -1 before */
-    int32_t num_loaded_tokens;  /* brought back from the pool's store */
-    int32_t num_preemptions;    /* how often */
-    int32_t num_swapped_blocks; /* distinct ones in swap space; 0 when the group is not there */
-    int32_t *swap_block_ids;    /* [n, max_swap_blocks] the tables of a swapped group */
+    int32_t expected_output_tokens; /* 1 .. max_output_tokens; what regions are sized for */
+    int32_t num_cached_tokens;      /* prompt tokens found in the prefix cache when first admitted; -1 before */
+    int32_t num_loaded_tokens;      /* brought back from the pool's store */
+    int32_t num_preemptions;        /* how often */
+    int32_t num_swapped_blocks;     /* distinct ones in swap space; 0 when the group is not there */
+    int32_t *swap_block_ids;        /* [n, max_swap_blocks] the tables of a swapped group */
     int32_t max_swap_blocks;
     int32_t max_blocks;      /* the most blocks that the group can ever hold */
     int32_t blocks_to_admit; /* free blocks that it lacked when it was last tried; 0: not tried */
     int32_t queue_idx;       /* place in the waiting queue; -1 when not in it */
     qr_request *prev, *next; /* all unremoved requests of the scheduler */
-    void *user;              /* the engine's */
 };
+
+_Static_assert(offsetof(qr_seq, idx) == QR_CACHE_LINE && offsetof(qr_request, priority) == QR_CACHE_LINE, "hot parts");
 
 static inline int32_t qr_seq_num_tokens(const qr_seq *seq)
 {

@@ -261,7 +261,7 @@ static quire_status request_create(const qr_request_params *p, int32_t max_swap_
     if (qr_mul_overflow((size_t)p->n, (size_t)p->max_output_tokens * sizeof(int32_t), &output_bytes) ||
         __builtin_add_overflow(outputs_at, output_bytes, &bytes))
         return qr_fail_nomem(error, "request", SIZE_MAX);
-    char *slab = qr_malloc(bytes);
+    char *slab = qr_aligned_alloc(QR_CACHE_LINE, bytes);
     if (!slab) return qr_fail_nomem(error, "request", bytes);
     memset(slab, 0, prompt_at);
 

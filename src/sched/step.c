@@ -402,8 +402,8 @@ static void prefetch_entries(const qr_sched *sched)
 {
     const qr_sched_entry *first = sched->entries, *end = first + sched->num_entries;
     for (const qr_sched_entry *e = first; e < end; e++) {
-        qr_prefetch(e->seq, sizeof *e->seq);
-        qr_prefetch(e->request, sizeof *e->request);
+        __builtin_prefetch(e->seq);
+        __builtin_prefetch(e->request);
     }
     for (const qr_sched_entry *e = first; e < end; e++)
         __builtin_prefetch(&e->seq->table.block_ids[e->start / sched->options.block_size]);
