@@ -84,7 +84,10 @@ __global__ void __launch_bounds__(32 * prefill_warps<HD>) prefill_kernel(const q
     float m[RT][2], l[RT][2];
     qr_attend<HD, RT, prefill_warps<HD>>(a, w, shared, [&](const qr_mma_state<HD, RT> &state) {
         bool first = folds == 0, last = ++folds == num_folds;
-        qr_merge_segment(a, w, warp_row, state, m, l, first, last, lane);
+        qr_merge_segment(a, w, warp_row, state, m, l, first, last, lane, [&](int row, int) {
+            float2 *out = qr_out_place(a, w, row, lane); /* segments wait there */
+            return qr_mma_place{out, out, 4, 4};
+        });
     });
 }
 

@@ -207,12 +207,26 @@ static __device__ __forceinline__ float qr_out_factor(qr_kv_dtype dtype, float l
     return (dtype == QR_KV_FP8_E4M3 ? 256.0f : 1.0f) / l;
 }
 
-/* A segment of a warp's rows, which begin at `row`, into a.out, where those before lie, in the same lane's places; m,
- * l: theirs, then the result's. */
-template <int HD, int RT>
+/* Where a lane has its float2's of a row of o, one for every 8 dimensions: the sum so far, and what takes its place. */
+typedef struct qr_mma_place {
+    const float2 *from;
+    float2 *to;
+    int from_step, to_step; /* from one to the next */
+} qr_mma_place;
+
+/* The lane's place in a row of a.out. */
+static __device__ __forceinline__ float2 *qr_out_place(const qr_mma_attention &a, const qr_mma_work &w, int row,
+                                                       int lane)
+{
+    return reinterpret_cast<float2 *>(qr_out_row(a, w, row) + qr_mma_d_col(lane, 0));
+}
+
+/* A segment of a warp's rows, which begin at `row`: merged into those before, the last one divided by its sum. m, l:
+ * theirs, then the result's. place(row, half) of a row that is there, the lane's first (0) or second (1) of 16. */
+template <int HD, int RT, class Place>
 static __device__ __forceinline__ void qr_merge_segment(const qr_mma_attention &a, const qr_mma_work &w, int row,
                                                         const qr_mma_state<HD, RT> &state, float (&m)[RT][2],
-                                                        float (&l)[RT][2], bool first, bool last, int lane)
+                                                        float (&l)[RT][2], bool first, bool last, int lane, Place place)
 {
     QR_UNROLL
     for (int rt = 0; rt < RT; rt++) QR_UNROLL
@@ -224,15 +238,16 @@ static __device__ __forceinline__ void qr_merge_segment(const qr_mma_attention &
             qr_merge_factors(&m[rt][half], &l[rt][half], state.m[rt][half], state.l[rt][half], &factor, &later_factor);
         int r = row + 16 * rt + qr_mma_d_row(lane, 2 * half);
         if (r >= w.end_row) continue;
-        float *to = qr_out_row(a, w, r) + qr_mma_d_col(lane, 0);
+        qr_mma_place p = place(r, half);
         float scale = last ? qr_out_factor(a.dtype, l[rt][half]) : 1;
         QR_UNROLL
         for (int n = 0; n < HD / 8; n++) {
             float2 o = make_float2(state.o[rt][n][2 * half], state.o[rt][n][2 * half + 1]);
-            float2 *place = reinterpret_cast<float2 *>(to + 8 * n);
-            if (!first)
-                o = make_float2(fmaf(place->x, factor, o.x * later_factor), fmaf(place->y, factor, o.y * later_factor));
-            *place = make_float2(o.x * scale, o.y * scale);
+            if (!first) {
+                float2 sum = p.from[n * p.from_step];
+                o = make_float2(fmaf(sum.x, factor, o.x * later_factor), fmaf(sum.y, factor, o.y * later_factor));
+            }
+            p.to[n * p.to_step] = make_float2(o.x * scale, o.y * scale);
         }
     }
 }

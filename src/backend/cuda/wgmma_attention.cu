@@ -8,7 +8,8 @@ enum {
     CONSUMERS = 2, /* warp groups */
     GROUP_THREADS = 128,
     GROUP_ROWS = 64,
-    THREADS = GROUP_THREADS * (CONSUMERS + 1),
+    CONSUMER_THREADS = GROUP_THREADS * CONSUMERS,
+    THREADS = CONSUMER_THREADS + GROUP_THREADS,
     EMPTY_ARRIVALS = 4 * CONSUMERS, /* warps */
     PATTERN = 1024,                 /* bytes after which a 128-byte swizzle repeats */
     PANEL_BYTES = QR_MMA_KEYS * 128 /* V: 64 dimensions of all keys */
@@ -16,20 +17,23 @@ enum {
 
 template <int HD> static constexpr int tile_bytes = QR_MMA_KEYS *HD * 2;
 template <int HD>
-static constexpr size_t shared_bytes = PATTERN + 2 * STAGES *tile_bytes<HD> + (4 * STAGES + 1) * sizeof(uint64_t);
+static constexpr size_t shared_bytes = PATTERN + 2 * STAGES *tile_bytes<HD> +
+                                       HD / 4 * CONSUMER_THREADS * sizeof(float2) + (4 * STAGES + 1) * sizeof(uint64_t);
 
 /* K's and V's tiles of a stage lie in places 2 stage and 2 stage + 1 of the ring. */
 typedef struct ring {
     unsigned char *tiles;
     uint64_t *full, *empty; /* per place */
     uint64_t *landed;       /* V of a tile that is not whole */
+    float2 *sums;           /* [HD / 4][CONSUMER_THREADS] o of the segments so far */
 } ring;
 
 template <int HD> static __device__ __forceinline__ ring make_ring(unsigned char *shared)
 {
     ring r;
     r.tiles = shared + (PATTERN - qr_shared_address(shared) % PATTERN) % PATTERN;
-    r.full = reinterpret_cast<uint64_t *>(r.tiles + 2 * STAGES * tile_bytes<HD>);
+    r.sums = reinterpret_cast<float2 *>(r.tiles + 2 * STAGES * tile_bytes<HD>);
+    r.full = reinterpret_cast<uint64_t *>(r.sums + HD / 4 * CONSUMER_THREADS);
     r.empty = r.full + 2 * STAGES;
     r.landed = r.empty + 2 * STAGES;
     return r;
@@ -218,7 +222,12 @@ static __device__ __forceinline__ void consume(const qr_mma_attention &a, const 
         qr_wgmma_hold(state.o[0]);
         release(r, i - 1, 1, lane);
         qr_complete_sums(state.l);
-        qr_merge_segment(a, w, row, state, m, l, first_segment, start >= end, lane);
+        bool last_segment = start >= end;
+        qr_merge_segment(a, w, row, state, m, l, first_segment, last_segment, lane, [&](int out_row, int half) {
+            float2 *sum = r.sums + half * CONSUMER_THREADS + threadIdx.x;
+            return qr_mma_place{sum, last_segment ? qr_out_place(a, w, out_row, lane) : sum, 2 * CONSUMER_THREADS,
+                                last_segment ? 4 : 2 * CONSUMER_THREADS};
+        });
     }
     pass(w.end);
 }
@@ -246,7 +255,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     __syncthreads();
     if (group == CONSUMERS) {
         qr_fewer_registers<40>();
-        if (thread < GROUP_THREADS * CONSUMERS + 32) produce<HD>(a, w, r, &k_map, &v_map, lane);
+        if (thread < CONSUMER_THREADS + 32) produce<HD>(a, w, r, &k_map, &v_map, lane);
     } else {
         qr_more_registers<232>();
         consume<HD>(a, w, r, w.first_row + group * GROUP_ROWS, lane);
