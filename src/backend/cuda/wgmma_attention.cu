@@ -100,6 +100,7 @@ static __device__ __forceinline__ void produce(const qr_mma_attention &a, const 
 static __device__ __forceinline__ void wait_full(const ring &r, int i, int kv)
 {
     qr_mbarrier_wait(&r.full[place_of(i, kv)], parity_of(i));
+    __syncwarp(); /* wgmma is the whole warp's */
 }
 static __device__ __forceinline__ void release(const ring &r, int i, int kv, int lane)
 {
@@ -166,7 +167,7 @@ static __device__ __forceinline__ void consume(const qr_mma_attention &a, const 
     const uint64_t shape = qr_wgmma_key_shape(HD, qr_piece_keys(a.block_size));
     const unsigned k_step = qr_wgmma_key_step(qr_piece_keys(a.block_size));
     const float scale = qr_score_scale(a);
-    int begin = w.end, end = w.end, first, last; /* keys that the group sees */
+    int begin = w.end, end = w.begin, first, last; /* keys that the group sees: none yet */
     if (qr_row_range(w, group_row, GROUP_ROWS, &first, &last)) begin = qr_first_key(first, a.window), end = last + 1;
     int position[1][2];
     qr_row_positions(w, row, position, lane);
