@@ -251,6 +251,28 @@ static void tiny_models_on_two_ranks(void **state)
     }
 }
 
+/* Of every layout: two KV heads of 32, an MLP of 128. */
+static void quantized_safetensors_on_two_ranks(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"gptq4_sym", "gptq4_asym",      "gptq4_desc_act", "gptq8_asym", "awq",
+                                        "fp8_block", "float_quantized", "int_quantized",  "pack4_asym"};
+    enum { NUM_IDS = 24, SMALL_VOCAB = 96 };
+    static float one[NUM_IDS * SMALL_VOCAB], many[NUM_IDS * SMALL_VOCAB];
+    int32_t ids[NUM_IDS];
+    for (int i = 0; i < NUM_IDS; i++) ids[i] = (37 * i + 11) % SMALL_VOCAB;
+    for (size_t i = 0; i < 2 * sizeof names / sizeof *names; i++) {
+        char path[256];
+        const bool exact = i % 2 == 0;
+        snprintf(path, sizeof path, "tests/golden/tiny_codes/%s", names[i / 2]);
+        for (int size = 1; size <= 2; size++)
+            compute(size, path, exact ? "float32" : "auto", ids, NUM_IDS, 0, size == 1 ? one : many);
+        const double off = largest_difference(one, many, NUM_IDS * SMALL_VOCAB);
+        print_message("%-44s 2 ranks, %s: largest difference of a logit %.2e\n", path, exact ? "float32" : "auto", off);
+        assert_true(off > 0 && off < (exact ? 1e-5 : 0.05)); /* an activation's int8 can turn */
+    }
+}
+
 /* Four heads over three ranks: 2 + 1 + 1. */
 static void tiny_models_on_three_ranks(void **state)
 {
@@ -353,15 +375,11 @@ static void engines_in_turn(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cuts_of_every_type),
-        cmocka_unit_test(cut_of_a_transposed_matrix),
-        cmocka_unit_test(shards_are_the_whole),
-        cmocka_unit_test(sums_in_the_order_of_the_ranks),
-        cmocka_unit_test(tiny_models_on_two_ranks),
-        cmocka_unit_test(tiny_models_on_three_ranks),
-        cmocka_unit_test(default_model),
-        cmocka_unit_test(failures_reach_every_rank),
-        cmocka_unit_test(engines_in_turn),
+        cmocka_unit_test(cuts_of_every_type),         cmocka_unit_test(cut_of_a_transposed_matrix),
+        cmocka_unit_test(shards_are_the_whole),       cmocka_unit_test(sums_in_the_order_of_the_ranks),
+        cmocka_unit_test(tiny_models_on_two_ranks),   cmocka_unit_test(quantized_safetensors_on_two_ranks),
+        cmocka_unit_test(tiny_models_on_three_ranks), cmocka_unit_test(default_model),
+        cmocka_unit_test(failures_reach_every_rank),  cmocka_unit_test(engines_in_turn),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,6 +39,7 @@ typedef struct matrix {
     int64_t scale_rows, block_rows; /* rows that share a scale */
     int64_t num_groups, group;      /* columns that share a scale */
     const uint8_t *g_idx;           /* int32 [cols] the group of each column, or NULL: k / group */
+    bool one_scale;                 /* each block of 32 columns is within a group */
 } matrix;
 
 /* ---- values -------------------------------------------------------------------------------------- */
@@ -154,9 +155,26 @@ static void put_fp8(float scale, const uint32_t *code, uint8_t *out)
     }
 }
 
+/* A block with several scales as Q8_0. */
+static void put_rounded(const float *value, uint8_t *out)
+{
+    float max = 0;
+    for (int i = 0; i < BLOCK; i++) max = fmaxf(max, fabsf(value[i]));
+    const uint16_t d = qr_f32_to_f16(max / 127);
+    const float step = qr_f16_to_f32(d), inverse = step > 0 ? 1 / step : 0;
+    put_u16(out, d);
+    for (int i = 0; i < BLOCK; i++) out[2 + i] = (uint8_t)(int8_t)lrintf(fmaxf(-127, fminf(127, value[i] * inverse)));
+}
+
 static void put_blocks(const matrix *m, qr_dtype dtype, int64_t n, int64_t k, int64_t end, uint8_t *out)
 {
     for (; k < end; k += BLOCK, out += qr_dtype_block_bytes(dtype)) {
+        if (!m->one_scale) {
+            float values[BLOCK];
+            put_values(m, n, k, k + BLOCK, false, (uint8_t *)values);
+            put_rounded(values, out);
+            continue;
+        }
         const int64_t g = k / m->group;
         const float scale = scale_at(m, n, g);
         uint32_t code[BLOCK];
@@ -207,8 +225,8 @@ static bool zeros_are_middle(const matrix *m)
 
 static qr_dtype choose_dtype(const matrix *m, const qr_cut *cut)
 {
-    const bool whole = m->num_groups == 1 || m->group % BLOCK == 0;
-    if (m->g_idx || !whole || cut->cols.first % BLOCK != 0 || cut->cols.count % BLOCK != 0) return QR_F16;
+    if (cut->cols.first % BLOCK != 0 || cut->cols.count % BLOCK != 0) return QR_F16;
+    if (!m->one_scale) return m->bits == 4 ? QR_Q8_0 : QR_F16;
     if (m->fp8) return QR_Q8_0;
     const bool middle = zeros_are_middle(m);
     if (m->bits == 4) return middle ? QR_Q4_0 : QR_Q4_1;
@@ -467,6 +485,7 @@ quire_status qr_quantized_read(const qr_checkpoint *ckpt, const qr_quantization 
 {
     matrix m = {.ckpt = ckpt, .quant = q, .view = view, .rows = rows, .cols = cols};
     QR_TRY(open_matrix(&m, error));
+    m.one_scale = !m.g_idx && (m.num_groups == 1 || m.group % BLOCK == 0);
     *out = (qr_tensor_view){.name = view->name,
                             .dtype = exact ? QR_F32 : choose_dtype(&m, cut),
                             .num_dims = 2,

@@ -3,7 +3,7 @@
  *   config.json: quantization_config ──────► qr_quantization ─┐
  *   gptq, awq   qweight, scales, qzeros, g_idx                │                       Q4_0  4 bits, zero points 8
  *   compressed  weight_packed, weight_scale, ...              ├─► qr_quantized_read ─► Q4_1  4 bits, others
- *               weight (I8, F8_E4M3), weight_scale            │   one matrix at a      Q8_0  int8, fp8
+ *               weight (I8, F8_E4M3), weight_scale            │   one matrix at a      Q8_0  int8, fp8, act-order
  *   fp8         weight (F8_E4M3), weight_scale(_inv) ─────────┘   time                 F16   what fits none of these
  *
  *   value [n, k] = scale [n, group of k] * (code [n, k] - zero [n, group of k])        fp8: scale * code's own value
@@ -15,8 +15,10 @@
  *             zero point 16 that GPTQ can express 0
  *   fp8       Q8_0's step is a power of two times the matrix's scale: the four highest binades of a block are exact,
  *             smaller values are off by at most half a step, 1/128 of what the highest binade begins with
- *   F16       every value is rounded to float16. For act-order (desc_act: columns of a group lie apart), groups or
- *             columns that are no multiples of 32, and 8 bits with zero points
+ *   act-order columns of a group lie apart (desc_act), so blocks of 4 bits have several scales, as where groups are no
+ *             multiple of 32: Q8_0, off by at most half of its step, 1/254 of a block's largest value
+ *   F16       every value is rounded to float16. For columns that are no multiple of 32, 8 bits with zero points or in
+ *             act-order
  * Scales of activations and of the KV cache are not used: activations have their own (backend.h).
  * Threads: any; reading uses the caller's pool.  Source: AutoGPTQ qlinear_cuda.py, AutoAWQ gemm.py, compressed-tensors
  * pack_quantized.py, transformers finegrained_fp8.py; vLLM's quantization/ for what is published. */
