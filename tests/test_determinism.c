@@ -8,10 +8,11 @@
  * Once more with a system prompt that all begin with, and with the model cut over two and three ranks.
  *
  * On CUDA, on one device and on several (tests/cuda_shim where there is no GPU) the same bytes as on the CPU, of some
- * of it; on tensor cores the same bytes as alone. On the tiny checkpoints of tests/golden/tiny (every architecture, and
- * every type of KV cache) and, smaller, on the default model. */
+ * of it, steps that only decode as graphs; on tensor cores the same bytes as alone. On the tiny checkpoints of
+ * tests/golden/tiny (every architecture, and every type of KV cache) and, smaller, on the default model. */
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -488,6 +489,16 @@ static void several_ranks(void **state)
     num_ranks = 1;
 }
 
+/* Steps that were done as a graph; on a GPU nobody counts. */
+static uint64_t num_graph_launches(void)
+{
+    void *shim = dlopen(cuda_shim_path(), RTLD_NOW | RTLD_NOLOAD);
+    const unsigned long long *count = shim ? dlsym(shim, "shim_graph_launches") : NULL;
+    const uint64_t num = count ? *count : 0;
+    if (shim) dlclose(shim);
+    return num;
+}
+
 static void cuda_gives_the_bytes_of_the_cpu(void **state)
 {
     (void)state;
@@ -496,7 +507,13 @@ static void cuda_gives_the_bytes_of_the_cpu(void **state)
     kv_cache_dtype = "int8";
     check_model("tests/golden/tiny/mistral_window", 2, AT_ONCE, 0, TINY_SYSTEM_PROMPT);
     kv_cache_dtype = NULL;
+    const uint64_t num_graphs = num_graph_launches();
+    printf("%llu steps as CUDA graphs\n", (unsigned long long)num_graphs);
+    if (strcmp(getenv("QUIRE_CUDA_LIBRARY"), cuda_shim_path()) == 0) assert_true(num_graphs > 30);
+    setenv("QUIRE_SHIM_GRAPHS", "0", 1); /* there is no memory for them */
     check_model("tests/golden/tiny/gpt2", 3, FEW, 0, TINY);
+    unsetenv("QUIRE_SHIM_GRAPHS");
+    assert_true(num_graph_launches() == num_graphs);
     device = "cpu";
 }
 
@@ -517,10 +534,12 @@ static void several_cuda_ranks(void **state)
 static void tensor_cores_give_the_same_bytes_in_every_setting(void **state)
 {
     (void)state;
+    const uint64_t num_graphs = num_graph_launches();
     device = "cuda", compute_dtype = "tensor";
     check_model("tests/golden/tiny_gguf/quantized.gguf", 7, 0, EVERYTHING, TINY);
     kv_cache_dtype = "int8";
     check_model("tests/golden/tiny_gguf/quantized.gguf", 2, AT_ONCE, 0, TINY);
+    if (num_graphs > 0) assert_true(num_graph_launches() > num_graphs + 30);
     device = "cpu";
     compute_dtype = kv_cache_dtype = NULL;
 }

@@ -221,6 +221,15 @@ typedef struct qr_backend_ops {
      *   `cache`. The counts are the caller's. */
     const qr_batch *(*batch_begin)(qr_backend *be, const qr_batch *batch, const qr_kv_cache *cache);
 
+    /* pass_begin, pass_end: the same for a whole forward pass, whose ops are the same for each batch of a size but for
+     *   what is in the batch; NULL: batch_begin() will do. The device may record the ops and do them at once the next
+     *   time. owner: whose ops and activations, of max_tokens rows. The batch that is returned may have more tokens and
+     *   requests than the caller's, up to max_tokens, behind them, that write nothing to the cache; *done: the pass is
+     *   done, else ask for its ops and call pass_end(). pass_end: false: they are lost, ask again. */
+    const qr_batch *(*pass_begin)(qr_backend *be, const qr_batch *batch, qr_kv_cache *cache, const void *owner,
+                                  int max_tokens, bool *done);
+    bool (*pass_end)(qr_backend *be);
+
     /* embed: out[t] = row ids[t] of the table, dequantized to float32, times scale.
      *   pos_view (or NULL): row positions[t] + pos_offset of that table is added. */
     void (*embed)(qr_backend *be, const qr_tensor_view *view, const int32_t *ids, int num_tokens, float scale,

@@ -372,13 +372,16 @@ static void destroy_parts(quire_engine *e)
     if (e->ranks_opened) qr_ranks_close(e->model->ranks);
     qr_sched_destroy(e->sched);
     qr_swap_deinit(&e->swap);
+    pthread_mutex_lock(&e->model->lock); /* other engines of the model may be computing */
     if (e->cache) e->model->backend->ops->kv_cache_destroy(e->model->backend, e->cache);
     qr_model_workspace_destroy(e->ws);
+    qr_device_sampling_deinit(e);
+    qr_draft_destroy(e->draft);
+    pthread_mutex_unlock(&e->model->lock);
     qr_batch_deinit(&e->batch);
     for (int i = 0; e->scratch && i < qr_pool_num_threads(e->model->backend->pool); i++)
         qr_sampler_scratch_destroy(e->scratch[i]);
     qr_free(e->scratch);
-    qr_device_sampling_deinit(e);
     qr_free(e->jobs);
     qr_free(e->top_ids);
     qr_free(e->top_logprobs);
@@ -386,7 +389,6 @@ static void destroy_parts(quire_engine *e)
     qr_free(e->row_sum_exp);
     qr_free(e->row_argmax);
     qr_free(e->text.data);
-    qr_draft_destroy(e->draft);
     qr_spec_config_deinit(&e->spec);
 }
 

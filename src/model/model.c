@@ -42,7 +42,8 @@ struct qr_model_workspace {
     qr_backend *be;
     float *cos, *sin;
     float *x, *h, *qkv, *attn, *up, *act, *rows, *logits;
-    float *host_logits;            /* where tokens are drawn on the device: a copy of logits for the host; else NULL */
+    float *host_logits; /* where tokens are drawn on the device: a copy of logits for the host; else NULL */
+    int max_tokens;
     const int32_t *logits_indices; /* of the last forward's batch */
     float *gathered; /* with several ranks in host memory: sums under way; on rank 0 also the others' logits */
     size_t x_bytes, qkv_bytes, attn_bytes, up_bytes, act_bytes, rows_bytes, logits_bytes, gathered_bytes;
@@ -450,6 +451,7 @@ quire_status qr_model_workspace_create(const qr_model *m, int max_tokens, int ma
     qr_model_workspace *ws = qr_calloc(1, sizeof *ws);
     if (!ws) return qr_fail_nomem(error, "the workspace", sizeof *ws);
     ws->be = m->be;
+    ws->max_tokens = max_tokens;
     quire_status status = take_all(m, ws, max_tokens, max_reqs, max_logits_rows, max_positions, error);
     if (status != QUIRE_OK) {
         qr_model_workspace_destroy(ws);
@@ -574,17 +576,29 @@ static void mlp_part(const qr_model *m, qr_model_workspace *ws, int num_tokens, 
     add_product(m, ws, &l->ffn_down, act, cols, num_tokens);
 }
 
-void qr_model_forward(const qr_model *m, qr_model_workspace *ws, const qr_batch *batch, qr_kv_cache *cache)
+static void run_pass(const qr_model *m, qr_model_workspace *ws, const qr_batch *batch, qr_kv_cache *cache)
 {
     const qr_model_config *c = &m->config;
-    batch = m->be->ops->batch_begin(m->be, batch, cache);
-    ws->logits_indices = batch->logits_indices;
     m->be->ops->embed(m->be, &m->token_embd, batch->input_ids, batch->num_tokens, 1.0f,
                       c->arch->learned_positions ? &m->position_embd : NULL, batch->positions, c->arch->position_offset,
                       ws->x, c->hidden_size);
     for (int il = 0; il < c->num_layers; il++) {
         attention_part(m, ws, batch, cache, il);
         mlp_part(m, ws, batch->num_tokens, il);
+    }
+}
+
+void qr_model_forward(const qr_model *m, qr_model_workspace *ws, const qr_batch *batch, qr_kv_cache *cache)
+{
+    const qr_backend_ops *ops = m->be->ops;
+    const bool recorded = ops->pass_begin && !m->comm;
+    bool done = false;
+    batch = recorded ? ops->pass_begin(m->be, batch, cache, ws, ws->max_tokens, &done)
+                     : ops->batch_begin(m->be, batch, cache);
+    ws->logits_indices = batch->logits_indices;
+    while (!done) {
+        run_pass(m, ws, batch, cache);
+        done = !recorded || ops->pass_end(m->be);
     }
 }
 

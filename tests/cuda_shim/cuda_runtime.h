@@ -8,7 +8,8 @@
  * The order in which threads take turns alternates from launch to launch, cp.async copies as late as it may in two
  * launches and at once in the next two, dynamic shared memory starts as NaN: what forgets to wait or to initialise is
  * seen. A warp's lanes do not run in step.
- * Device memory is malloc's, so AddressSanitizer sees what leaves its buffer. Streams run at once, in order.
+ * Device memory is malloc's, so AddressSanitizer sees what leaves its buffer. Streams run at once, in order, but while
+ * they are captured: then kernels are kept for the graph, and anything else asked of the stream ends the program.
  *
  * Threads: several may launch; each has its own fibers and shared memory.
  * Source: CUDA C++ Programming Guide; PTX ISA (mma, ldmatrix, cp.async, mbarrier, wgmma, cp.async.bulk.tensor). */
@@ -21,6 +22,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <functional>
 
 /* ---- words of the language */
 
@@ -83,14 +85,24 @@ typedef struct shim_stream *cudaStream_t;
 typedef struct shim_event *cudaEvent_t;
 
 void shim_run(dim3 grid, dim3 block, size_t shared_bytes, void (*body)(void *), void *ctx);
-template <class F> void shim_launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t, F body)
+/* Now, or when the graph is launched that the stream is captured for. */
+void shim_do(cudaStream_t stream, const std::function<void()> &work);
+template <class T> struct shim_same {
+    typedef T type;
+};
+template <class... P>
+void shim_launch(dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream, void (*kernel)(P...),
+                 typename shim_same<P>::type... args)
 {
-    shim_run(
-        grid, block, shared_bytes, [](void *f) { (*(F *)f)(); }, &body);
+    auto body = [=] { kernel(args...); };
+    shim_do(stream, [=]() mutable {
+        shim_run(
+            grid, block, shared_bytes, [](void *f) { (*(decltype(body) *)f)(); }, &body);
+    });
 }
 #define QR_UNROLL
 #define QR_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
-    shim_launch(grid, block, shared_bytes, stream, [=] { kernel(__VA_ARGS__); })
+    shim_launch(grid, block, shared_bytes, stream, kernel, __VA_ARGS__)
 #define QR_DYNAMIC_SHARED(type, name) type *name = reinterpret_cast<type *>(shim_now.shared)
 
 /* ---- waiting for each other */
@@ -329,6 +341,15 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+typedef struct shim_graph *cudaGraph_t, *cudaGraphExec_t;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
+/* QUIRE_SHIM_GRAPHS=0: there is no memory for it. */
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);

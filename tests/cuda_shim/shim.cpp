@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include <vector>
+
 #include "cuda_bf16.h"
 
 #if defined(__has_feature)
@@ -514,29 +516,94 @@ cudaError_t cudaMemcpy(void *dst, const void *src, size_t bytes, cudaMemcpyKind)
     memmove(dst, src, bytes);
     return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t)
+/* A stream, and what is asked of it while it is captured; a graph is the same list. */
+struct shim_graph {
+    std::vector<std::function<void()>> work;
+};
+struct shim_stream {
+    shim_graph *captured = NULL;
+};
+static void no_capture(cudaStream_t stream, const char *what)
 {
+    if (stream && stream->captured) shim_die("while its stream is captured: ", what);
+}
+void shim_do(cudaStream_t stream, const std::function<void()> &work)
+{
+    if (stream && stream->captured)
+        stream->captured->work.push_back(work);
+    else
+        work();
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode)
+{
+    no_capture(stream, "cudaStreamBeginCapture");
+    stream->captured = new shim_graph;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph)
+{
+    *graph = stream->captured;
+    stream->captured = NULL;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long)
+{
+    const char *graphs = getenv("QUIRE_SHIM_GRAPHS");
+    if (graphs && graphs[0] == '0') return cudaErrorMemoryAllocation;
+    *exec = new shim_graph(*graph);
+    return cudaSuccess;
+}
+extern "C" {
+__attribute__((visibility("default"))) unsigned long long shim_graph_launches; /* for tests */
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    no_capture(stream, "cudaGraphLaunch");
+    for (const std::function<void()> &work : exec->work) work();
+    shim_graph_launches++;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+    delete graph;
+    return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream)
+{
+    no_capture(stream, "cudaMemcpyAsync");
     return cudaMemcpy(dst, src, bytes, kind);
 }
 cudaError_t cudaMemcpy2DAsync(void *dst, size_t dst_pitch, const void *src, size_t src_pitch, size_t width,
-                              size_t height, cudaMemcpyKind kind, cudaStream_t)
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream)
 {
+    no_capture(stream, "cudaMemcpy2DAsync");
     for (size_t i = 0; i < height; i++)
         cudaMemcpy((char *)dst + i * dst_pitch, (const char *)src + i * src_pitch, width, kind);
     return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
+cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t stream)
 {
+    no_capture(stream, "cudaMemsetAsync");
     memset(p, value, bytes);
     return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
-    *stream = NULL;
+    *stream = new shim_stream;
     return cudaSuccess;
 }
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    delete stream;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    no_capture(stream, "cudaStreamSynchronize");
+    return cudaSuccess;
+}
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
@@ -544,5 +611,9 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
     return cudaSuccess;
 }
 cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t stream)
+{
+    no_capture(stream, "cudaEventRecord");
+    return cudaSuccess;
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }

@@ -16,11 +16,12 @@
 #include "backend/cuda/mma_linear.h"
 
 enum {
-    QR_CUDA_VERSION = 4,           /* of this table */
+    QR_CUDA_VERSION = 5,           /* of this table */
     QR_CUDA_PARTS_BYTES = 16 << 20 /* partial results of contexts, or of K, that are split over blocks */
 };
 
 typedef struct qr_cuda_device qr_cuda_device;
+typedef struct qr_cuda_graph qr_cuda_graph;
 
 typedef struct qr_cuda_info {
     char name[256];
@@ -101,6 +102,13 @@ typedef struct qr_cuda_api {
     void (*stage)(qr_cuda_device *dev, void *dst, const void *host, size_t bytes);
     void (*stage_wait)(qr_cuda_device *dev); /* until all that was staged has been read */
     void (*wait)(qr_cuda_device *dev);
+    /* Graphs: ops between capture_begin and capture_end are not done but kept, with the arguments they have; transfers,
+     * stage_wait and wait may not be among them. graph_launch does them all, as often as one likes. capture_end: *out
+     * is NULL on failure, and the ops are lost. */
+    void (*capture_begin)(qr_cuda_device *dev);
+    int (*capture_end)(qr_cuda_device *dev, qr_cuda_graph **out);
+    void (*graph_launch)(qr_cuda_device *dev, qr_cuda_graph *graph);
+    void (*graph_free)(qr_cuda_device *dev, qr_cuda_graph *graph); /* waits for the device; NULL is fine */
 
     /* ---- ops, as backend.h says */
     void (*embed)(qr_cuda_device *dev, const qr_cuda_embed *args);

@@ -30,6 +30,18 @@ struct qr_kv_cache {
     size_t layer_bytes;
 };
 
+/* The forward pass of batches of one token per request, filled up to num_tokens of them, with contexts of up to
+ * num_segments. Its first time is for the library's modules to be loaded, its second one is recorded. */
+enum { MAX_PASSES = 256 };
+typedef struct pass {
+    const void *owner;
+    const qr_kv_cache *cache;
+    int num_tokens, num_segments;
+    bool was_run, lost;   /* lost: there was no memory for the graph */
+    int plan_group;       /* for plan_attention(), or 0 */
+    qr_cuda_graph *graph; /* NULL: not recorded yet */
+} pass;
+
 typedef struct cuda_backend {
     qr_backend base;
     qr_backend_ops ops; /* with this backend's name */
@@ -54,6 +66,10 @@ typedef struct cuda_backend {
     qr_batch batch;                        /* of this step, its arrays in `staged` */
     const int32_t *host_start, *host_lens; /* its query_start_loc and seq_lens in `stage` */
     int max_seq_len;
+    pass passes[MAX_PASSES], *pass; /* pass: the one that runs, or NULL */
+    int num_passes;
+    bool capturing;
+
     qr_mma_plan plan; /* of this step, its items in `staged_items` */
     int plan_group;   /* that it is for; 0: not made yet */
 } cuda_backend;
@@ -77,10 +93,18 @@ static void *buffer_alloc(qr_backend *be, size_t bytes, bool host_reads)
     return host_reads ? c->api->alloc_host(c->dev, bytes) : c->api->alloc(c->dev, bytes);
 }
 
+/* Whatever is freed may be in a graph. */
+static void free_memory(cuda_backend *c, void *ptr)
+{
+    for (int i = 0; i < c->num_passes; i++) c->api->graph_free(c->dev, c->passes[i].graph);
+    c->num_passes = 0;
+    c->api->free(c->dev, ptr);
+}
+
 static void buffer_free(qr_backend *be, void *ptr, size_t bytes)
 {
     (void)bytes;
-    cuda(be)->api->free(cuda(be)->dev, ptr);
+    free_memory(cuda(be), ptr);
 }
 
 static float *vector_create(qr_backend *be, const float *values, int64_t count)
@@ -92,7 +116,7 @@ static float *vector_create(qr_backend *be, const float *values, int64_t count)
     return vector;
 }
 
-static void vector_destroy(qr_backend *be, float *vector) { cuda(be)->api->free(cuda(be)->dev, vector); }
+static void vector_destroy(qr_backend *be, float *vector) { free_memory(cuda(be), vector); }
 
 static void wait_for_ops(qr_backend *be) { cuda(be)->api->wait(cuda(be)->dev); }
 
@@ -103,7 +127,7 @@ static void read_buffer(qr_backend *be, void *host, const void *buffer, size_t b
 
 static void release_scratch(cuda_backend *c)
 {
-    c->api->free(c->dev, c->act);
+    free_memory(c, c->act);
     c->api->free(c->dev, c->parts);
     c->api->free(c->dev, c->counters);
     c->api->free(c->dev, c->staged_items);
@@ -231,7 +255,7 @@ static quire_status weight_create(qr_backend *be, const qr_tensor_view *view, qr
 static void weight_destroy(qr_backend *be, qr_weight *w)
 {
     if (!w) return;
-    cuda(be)->api->free(cuda(be)->dev, w->data);
+    free_memory(cuda(be), w->data);
     cuda(be)->api->free(cuda(be)->dev, w->mma.data);
     qr_free(w);
 }
@@ -252,7 +276,7 @@ static quire_status table_create(qr_backend *be, const qr_tensor_view *view, qr_
 
 static void table_destroy(qr_backend *be, qr_tensor_view *table)
 {
-    cuda(be)->api->free(cuda(be)->dev, (void *)(uintptr_t)table->data);
+    free_memory(cuda(be), (void *)(uintptr_t)table->data);
     table->data = NULL;
 }
 
@@ -317,7 +341,7 @@ static quire_status kv_cache_create(qr_backend *be, const qr_kv_config *config, 
 static void kv_cache_destroy(qr_backend *be, qr_kv_cache *cache)
 {
     if (!cache) return;
-    cuda(be)->api->free(cuda(be)->dev, cache->kv.data);
+    free_memory(cuda(be), cache->kv.data);
     qr_free(cache);
 }
 
@@ -355,12 +379,16 @@ static qr_cuda_kv layer_kv(const qr_kv_cache *cache, int layer)
 
 /* ---- the batch */
 
-/* `bytes` from src to the end of the staging memory; where they will be on the device. */
-static const void *stage_array(cuda_backend *c, size_t *used, const void *src, size_t bytes)
+/* num values from src to the end of the staging memory, with room for num_filled; where they will be on the device.
+ * src NULL: nothing is there, NULL. */
+static const void *stage_array(cuda_backend *c, size_t *used, const void *src, size_t num, size_t num_filled,
+                               size_t value_bytes, void **out_host)
 {
     const void *at = c->staged + *used;
-    if (bytes) memcpy(c->stage + *used, src, bytes);
-    *used += aligned(bytes);
+    if (out_host) *out_host = c->stage + *used;
+    if (!src) return NULL;
+    memcpy(c->stage + *used, src, num * value_bytes);
+    *used += aligned(num_filled * value_bytes);
     return at;
 }
 
@@ -369,40 +397,70 @@ static const int32_t *stage_table(cuda_backend *c, size_t *used, const qr_batch 
 {
     const int32_t *at = (const int32_t *)(const void *)(c->staged + *used);
     int32_t *to = (int32_t *)(void *)(c->stage + *used);
+    const int num = num_blocks < batch->max_blocks ? num_blocks : batch->max_blocks;
     for (int i = 0; i < batch->num_reqs; i++)
         memcpy(to + (int64_t)i * num_blocks, batch->block_table + (int64_t)i * batch->max_blocks,
-               (size_t)num_blocks * sizeof *to);
-    *used += aligned((size_t)batch->num_reqs * (size_t)num_blocks * sizeof *to);
+               (size_t)num * sizeof *to);
+    *used += aligned((size_t)c->batch.num_reqs * (size_t)num_blocks * sizeof *to);
     return at;
+}
+
+/* The batch's arrays to the device, with block tables of num_blocks; with num_filled > 0 in places for so many requests
+ * of one token, those behind the batch's own with a context of one token, anybody's, and no slot to write to. */
+static void stage_batch(cuda_backend *c, const qr_batch *batch, int num_blocks, int num_filled)
+{
+    size_t used = 0;
+    c->api->stage_wait(c->dev); /* the step before may not have read its arrays yet */
+    c->batch = *batch;
+    c->batch.max_blocks = num_blocks;
+    if (num_filled > 0) c->batch.num_tokens = c->batch.num_reqs = num_filled;
+    const size_t tokens = (size_t)c->batch.num_tokens, reqs = (size_t)c->batch.num_reqs;
+    assert(batch_bytes(c->batch.num_tokens, c->batch.num_reqs, num_blocks) <= c->stage_bytes);
+    if (num_filled > 0) memset(c->stage, 0, batch_bytes(num_filled, num_filled, num_blocks));
+    int32_t *host_start, *host_lens;
+    int64_t *slots;
+    c->batch.input_ids = stage_array(c, &used, batch->input_ids, (size_t)batch->num_tokens, tokens, 4, NULL);
+    c->batch.positions = stage_array(c, &used, batch->positions, (size_t)batch->num_tokens, tokens, 4, NULL);
+    c->batch.slot_mapping =
+        stage_array(c, &used, batch->slot_mapping, (size_t)batch->num_tokens, tokens, 8, (void **)&slots);
+    c->batch.query_start_loc =
+        stage_array(c, &used, batch->query_start_loc, (size_t)batch->num_reqs + 1, reqs + 1, 4, (void **)&host_start);
+    c->batch.seq_lens = stage_array(c, &used, batch->seq_lens, (size_t)batch->num_reqs, reqs, 4, (void **)&host_lens);
+    for (int i = batch->num_reqs; i < num_filled; i++) {
+        slots[i] = -1;
+        host_start[i + 1] = i + 1;
+        host_lens[i] = 1;
+    }
+    c->host_start = host_start;
+    c->host_lens = host_lens;
+    if (batch->block_table) c->batch.block_table = stage_table(c, &used, batch, num_blocks);
+    c->batch.logits_indices =
+        stage_array(c, &used, batch->logits_indices, (size_t)batch->num_samples, (size_t)batch->num_samples, 4, NULL);
+    c->batch.prefix_order = c->batch.prefix_blocks = NULL;
+    if (used) c->api->stage(c->dev, c->staged, c->stage, used);
+    c->plan_group = 0;
+}
+
+static int longest_context(const qr_batch *batch)
+{
+    int max = 0;
+    for (int i = 0; i < batch->num_reqs; i++)
+        if (batch->seq_lens[i] > max) max = batch->seq_lens[i];
+    return max;
+}
+
+static int blocks_for(int num_tokens, const qr_kv_cache *cache)
+{
+    return (num_tokens + cache->config.block_size - 1) / cache->config.block_size;
 }
 
 static const qr_batch *batch_begin(qr_backend *be, const qr_batch *batch, const qr_kv_cache *cache)
 {
     cuda_backend *c = cuda(be);
-    size_t used = 0, tokens = (size_t)batch->num_tokens, reqs = (size_t)batch->num_reqs;
     assert(batch->num_tokens <= c->max_tokens && batch->num_reqs <= c->max_reqs);
-    c->api->stage_wait(c->dev); /* the step before may not have read its arrays yet */
-    c->max_seq_len = 0;
-    for (int i = 0; i < batch->num_reqs; i++)
-        if (batch->seq_lens[i] > c->max_seq_len) c->max_seq_len = batch->seq_lens[i];
-    int num_blocks = (c->max_seq_len + cache->config.block_size - 1) / cache->config.block_size;
-    assert(batch_bytes(batch->num_tokens, batch->num_reqs, num_blocks) <= c->stage_bytes);
-    c->batch = *batch;
-    c->batch.max_blocks = num_blocks;
-    if (batch->input_ids) c->batch.input_ids = stage_array(c, &used, batch->input_ids, tokens * 4);
-    if (batch->positions) c->batch.positions = stage_array(c, &used, batch->positions, tokens * 4);
-    if (batch->slot_mapping) c->batch.slot_mapping = stage_array(c, &used, batch->slot_mapping, tokens * 8);
-    c->host_start = (const int32_t *)(const void *)(c->stage + used);
-    if (batch->query_start_loc)
-        c->batch.query_start_loc = stage_array(c, &used, batch->query_start_loc, (reqs + 1) * 4);
-    c->host_lens = (const int32_t *)(const void *)(c->stage + used);
-    if (batch->seq_lens) c->batch.seq_lens = stage_array(c, &used, batch->seq_lens, reqs * 4);
-    if (batch->block_table) c->batch.block_table = stage_table(c, &used, batch, num_blocks);
-    if (batch->logits_indices)
-        c->batch.logits_indices = stage_array(c, &used, batch->logits_indices, (size_t)batch->num_samples * 4);
-    c->batch.prefix_order = c->batch.prefix_blocks = NULL;
-    if (used) c->api->stage(c->dev, c->staged, c->stage, used);
-    c->plan_group = 0;
+    c->pass = NULL;
+    c->max_seq_len = longest_context(batch);
+    stage_batch(c, batch, blocks_for(c->max_seq_len, cache), 0);
     return &c->batch;
 }
 
@@ -521,8 +579,12 @@ static void plan_attention(cuda_backend *c, const qr_cuda_kv *kv, int group)
                                    .group = group,
                                    .head_size = kv->head_size,
                                    .max_part_floats = QR_CUDA_PARTS_BYTES / sizeof(float)};
+    assert(!c->capturing);
     c->api->stage_wait(c->dev);
-    c->plan = qr_mma_plan_batch(&args, c->stage_items);
+    if (!c->pass || !qr_mma_plan_padded(&args, c->pass->num_segments, &c->plan, c->stage_items)) {
+        if (c->pass) c->pass->lost = true; /* pieces that depend on the lengths: not for a graph */
+        c->plan = qr_mma_plan_batch(&args, c->stage_items);
+    }
     c->plan_group = group;
     const size_t count = (size_t)(c->plan.num_decode + c->plan.num_merge + c->plan.num_prefill);
     c->api->stage(c->dev, c->staged_items, c->stage_items, count * sizeof *c->stage_items);
@@ -630,6 +692,80 @@ static void ranks_gather(qr_backend *be, float *x, int num_rows, int64_t ld, con
     if (num_rows > 0) qr_cuda_ranks_gather(cuda(be)->ranks, x, num_rows, ld, cols);
 }
 
+/* ---- passes: graphs of the steps that only decode */
+
+/* Sizes that batches are filled up to: 1, 2, 4, multiples of 8 up to 256, then of 32. */
+static int filled_size(int num)
+{
+    const int step = num <= 256 ? 8 : 32;
+    return num <= 2 ? num : num <= 4 ? 4 : (num + step - 1) / step * step;
+}
+
+static bool only_decodes(const qr_batch *batch)
+{
+    for (int i = 0; i < batch->num_reqs; i++)
+        if (batch->query_start_loc[i + 1] - batch->query_start_loc[i] != 1) return false;
+    return batch->num_reqs > 0 && batch->num_tokens == batch->num_reqs;
+}
+
+/* The pass for a batch, found or begun; NULL: this batch is not one for a graph. */
+static pass *find_pass(cuda_backend *c, const qr_batch *batch, const qr_kv_cache *cache, const void *owner,
+                       int max_tokens)
+{
+    const int longest = longest_context(batch), most_segments = (c->max_context + SEGMENT - 1) / SEGMENT;
+    int num_tokens = filled_size(batch->num_tokens), num_segments = 1;
+    while (num_segments * SEGMENT < longest) num_segments *= 2;
+    if (num_segments > most_segments) num_segments = most_segments;
+    if (num_tokens > max_tokens) num_tokens = max_tokens;
+    if (num_tokens > c->max_reqs) num_tokens = c->max_reqs;
+    if (!only_decodes(batch)) return NULL;
+    for (int i = 0; i < c->num_passes; i++) {
+        pass *p = &c->passes[i];
+        if (p->owner == owner && p->cache == cache && p->num_tokens == num_tokens && p->num_segments == num_segments)
+            return p->lost ? NULL : p;
+    }
+    if (c->num_passes == MAX_PASSES) return NULL;
+    pass *p = &c->passes[c->num_passes++];
+    *p = (pass){.owner = owner, .cache = cache, .num_tokens = num_tokens, .num_segments = num_segments};
+    return p;
+}
+
+static const qr_batch *pass_begin(qr_backend *be, const qr_batch *batch, qr_kv_cache *cache, const void *owner,
+                                  int max_tokens, bool *done)
+{
+    cuda_backend *c = cuda(be);
+    pass *p = find_pass(c, batch, cache, owner, max_tokens);
+    *done = false;
+    if (!p) return batch_begin(be, batch, cache);
+    const int most = p->num_segments * SEGMENT < c->max_context ? p->num_segments * SEGMENT : c->max_context;
+    c->pass = p;
+    c->max_seq_len = most; /* what launches depend on is the pass's, not the batch's */
+    stage_batch(c, batch, blocks_for(most, cache), p->num_tokens);
+    if (p->plan_group) plan_attention(c, &cache->kv, p->plan_group);
+    if (p->graph) {
+        c->api->graph_launch(c->dev, p->graph);
+        *done = true;
+    } else if (p->was_run) {
+        c->capturing = true;
+        c->api->capture_begin(c->dev);
+    }
+    return &c->batch;
+}
+
+static bool pass_end(qr_backend *be)
+{
+    cuda_backend *c = cuda(be);
+    pass *p = c->pass;
+    if (!p) return true;
+    p->was_run = true;
+    p->plan_group = c->plan_group;
+    if (!c->capturing) return true;
+    c->capturing = false;
+    p->lost = c->api->capture_end(c->dev, &p->graph) != 0;
+    if (p->graph) c->api->graph_launch(c->dev, p->graph);
+    return !p->lost;
+}
+
 /* ---- the table */
 
 static void destroy(qr_backend *be)
@@ -666,6 +802,8 @@ static const qr_backend_ops cuda_ops = {.destroy = destroy,
                                         .kv_read_block = kv_read_block,
                                         .kv_write_block = kv_write_block,
                                         .batch_begin = batch_begin,
+                                        .pass_begin = pass_begin,
+                                        .pass_end = pass_end,
                                         .embed = embed,
                                         .rms_norm = rms_norm,
                                         .layer_norm = layer_norm,

@@ -62,6 +62,9 @@ typedef struct qr_mma_plan_args {
 size_t qr_mma_max_items(int max_tokens, int max_reqs, int max_context);
 /* Cut a batch into items; the longest prompt tiles first. */
 qr_mma_plan qr_mma_plan_batch(const qr_mma_plan_args *args, qr_mma_item *items);
+/* The same for requests of one token, the same items whatever their lengths up to num_segments: those past a request's
+ * end do nothing. False: not as decode items, or they do not fit. */
+bool qr_mma_plan_padded(const qr_mma_plan_args *args, int num_segments, qr_mma_plan *out, qr_mma_item *items);
 
 /* Everything below is in device memory. */
 typedef struct qr_mma_attention {

@@ -50,6 +50,19 @@ qr_mma_plan qr_mma_plan_batch(const qr_mma_plan_args *args, qr_mma_item *items)
     return plan;
 }
 
+bool qr_mma_plan_padded(const qr_mma_plan_args *args, int num_segments, qr_mma_plan *out, qr_mma_item *items)
+{
+    const int num_decode = args->num_reqs * num_segments;
+    const int64_t part_floats = (int64_t)args->num_kv_heads * (args->head_size + 2);
+    if (args->group > QR_MMA_ROWS || num_decode * args->group * part_floats > args->max_part_floats) return false;
+    for (int r = 0; r < args->num_reqs; r++) {
+        for (int s = 0; s < num_segments; s++) items[r * num_segments + s] = (qr_mma_item){r, s};
+        items[num_decode + r] = (qr_mma_item){r, r * num_segments};
+    }
+    *out = (qr_mma_plan){.num_decode = num_decode, .num_merge = args->num_reqs, .decode_rows = args->group};
+    return true;
+}
+
 /* ---- linear */
 
 static bool format_of(qr_dtype dtype, qr_mma_format *format, size_t *unit_bytes)

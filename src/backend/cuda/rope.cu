@@ -97,7 +97,7 @@ static __global__ void rope_kv_kernel(rope_job a)
         __syncwarp();
         for (int i = threadIdx.x; i < size; i += 32) row[i] = x[i];
     }
-    if (head < a.num_heads) return;
+    if (head < a.num_heads || slot < 0) return; /* slot -1: a row that only fills up a batch */
     bool is_k = head < a.num_heads + kv_heads;
     int kv_head = is_k ? head - a.num_heads : head - a.num_heads - kv_heads, at = (int)(slot % bs);
     uint8_t *base = is_k ? qr_kv_head_k(a.kv, slot / bs, kv_head) : qr_kv_head_v(a.kv, slot / bs, kv_head);

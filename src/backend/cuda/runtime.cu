@@ -135,6 +135,40 @@ static void stage_wait(qr_cuda_device *dev)
     qr_cuda_check(cudaEventSynchronize(dev->staged), "cudaEventSynchronize");
 }
 
+static void capture_begin(qr_cuda_device *dev)
+{
+    qr_cuda_check(cudaSetDevice(dev->index), "cudaSetDevice");
+    qr_cuda_check(cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+}
+
+static int capture_end(qr_cuda_device *dev, qr_cuda_graph **out)
+{
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t exec = NULL;
+    *out = NULL;
+    qr_cuda_check(cudaStreamEndCapture(dev->stream, &graph), "cudaStreamEndCapture");
+    cudaError_t error = cudaGraphInstantiate(&exec, graph, 0);
+    cudaGraphDestroy(graph);
+    if (error == cudaSuccess)
+        *out = reinterpret_cast<qr_cuda_graph *>(exec);
+    else
+        cudaGetLastError(); /* no memory is an answer, not a fault */
+    return (int)error;
+}
+
+static void graph_launch(qr_cuda_device *dev, qr_cuda_graph *graph)
+{
+    qr_cuda_check(cudaSetDevice(dev->index), "cudaSetDevice");
+    qr_cuda_check(cudaGraphLaunch(reinterpret_cast<cudaGraphExec_t>(graph), dev->stream), "cudaGraphLaunch");
+}
+
+static void graph_free(qr_cuda_device *dev, qr_cuda_graph *graph)
+{
+    if (!graph) return;
+    wait_device(dev);
+    cudaGraphExecDestroy(reinterpret_cast<cudaGraphExec_t>(graph));
+}
+
 static void mma_pack(qr_cuda_device *dev, const qr_mma_weight *w, const void *rows, size_t row_bytes)
 {
     qr_cuda_check(cudaSetDevice(dev->index), "cudaSetDevice");
@@ -176,6 +210,10 @@ extern "C" __attribute__((visibility("default"))) const qr_cuda_api *quire_cuda_
                                     stage,
                                     stage_wait,
                                     wait_device,
+                                    capture_begin,
+                                    capture_end,
+                                    graph_launch,
+                                    graph_free,
                                     qr_cuda_embed_rows,
                                     qr_cuda_rms_norm,
                                     qr_cuda_layer_norm,
