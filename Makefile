@@ -206,7 +206,7 @@ $(BUILD)/shim/libnccl.so.2: tests/cuda_shim/nccl.c src/backend/cuda/nccl_api.h $
 
 SHIM_LIB  := $(BUILD)/libquire-cuda-shim.so
 SHIM_NCCL := $(BUILD)/shim/libnccl.so.2
-$(filter %/test_backend %/test_backend_attention %/test_engine_golden %/test_engine_cuda %/test_engine_ranks_cuda %/test_engine_sampler_cuda %/test_determinism,$(TESTS)): | $(SHIM_LIB)
+$(filter %/test_backend %/test_backend_attention %/test_engine_golden %/test_engine_cuda %/test_engine_ranks_cuda %/test_engine_sampler_cuda %/test_cuda_gemm_lt %/test_determinism,$(TESTS)): | $(SHIM_LIB)
 $(filter %/test_engine_ranks_cuda %/test_determinism,$(TESTS)): | $(SHIM_NCCL)
 
 tests: program $(TESTS) $(EXAMPLES) ## build the test programs

@@ -77,6 +77,9 @@ typedef struct quire_model quire_model;
 typedef struct quire_model_options {
     /* "auto" (packed low-bit weights x int8 where the file is quantized) | "float32" | "tensor" (CUDA tensor cores) */
     const char *compute_dtype;
+    /* A request's results do not depend on how many tokens a step has; default true. False, with "tensor" only: large
+     * matrix products may go through cuBLASLt. */
+    bool batch_invariant;
     int threads; /* 0: the physical cores this process may use */
     /* "auto" (a CUDA device where there is one, else the CPU) | "cpu" | "cuda" | "cuda:N"; of several ranks each takes
      * a device of its own machine, or all take the CPU, and "cuda:N" is refused */
@@ -118,6 +121,7 @@ typedef struct quire_model_info {
     int32_t bos_token_id, eos_token_id; /* -1: none */
     const char *device;                 /* what computes: "cpu (avx2, 8 threads)"; NULL with vocab_only */
     int tensor_parallel_size;           /* processes that hold the model together; weights_bytes is of rank 0 */
+    bool batch_invariant;
 } quire_model_info;
 
 QUIRE_API void quire_model_get_info(const quire_model *model, quire_model_info *out);

@@ -45,6 +45,14 @@ __attribute__((unused)) static bool use_shim_ranks(const char *num_devices)
     abort();
 }
 
+/* For what is opened by name: the shim where the environment names no library. */
+__attribute__((unused)) static void use_cuda_shim(void)
+{
+    if (getenv("QUIRE_CUDA_LIBRARY")) return;
+    setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 1);
+    setenv("QUIRE_CUBLASLT_LIBRARY", cuda_shim_path(), 1);
+}
+
 /* UNSUPPORTED or DEVICE: this machine or this build has no such set. */
 __attribute__((unused)) static quire_status create_set(int set, int threads, qr_backend **out, quire_error *error)
 {

@@ -616,7 +616,7 @@ static void default_model_drafts_for_itself(void **state)
 
 int main(void)
 {
-    setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
+    use_cuda_shim();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tiny_llama_in_every_setting),
         cmocka_unit_test(tiny_system_prompt),

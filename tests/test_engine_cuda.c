@@ -96,6 +96,29 @@ static void wgmma_of_other_bits_is_not_used(void **state)
     quire_model_close(model);
 }
 
+static void cublaslt_is_for_tensor_cores_and_must_be_there(void **state)
+{
+    (void)state;
+    quire_model_options options;
+    quire_model *model;
+    quire_error error = {0};
+    quire_model_options_init(&options);
+    options.device = "cuda";
+    options.batch_invariant = false;
+    assert_int_equal(quire_model_open(TINY, &options, &model, &error), QUIRE_INVALID);
+    assert_string_equal(error.param, "batch_invariant");
+    options.compute_dtype = "tensor";
+    assert_int_equal(quire_model_open(TINY, &options, &model, &error), QUIRE_OK);
+    quire_model_info info;
+    quire_model_get_info(model, &info);
+    assert_false(info.batch_invariant);
+    quire_model_close(model);
+    setenv("QUIRE_CUBLASLT_LIBRARY", "/nowhere/libcublasLt.so", 1);
+    assert_int_equal(quire_model_open(TINY, &options, &model, &error), QUIRE_DEVICE);
+    assert_non_null(strstr(error.message, "/nowhere/libcublasLt.so"));
+    setenv("QUIRE_CUBLASLT_LIBRARY", cuda_shim_path(), 1);
+}
+
 static void without_a_device(void **state)
 {
     (void)state;
@@ -143,11 +166,12 @@ static void without_memory(void **state)
 
 int main(void)
 {
-    setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
+    use_cuda_shim();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(devices_by_name),
         cmocka_unit_test(tensor_cores_are_a_device_s),
         cmocka_unit_test(wgmma_of_other_bits_is_not_used),
+        cmocka_unit_test(cublaslt_is_for_tensor_cores_and_must_be_there),
         cmocka_unit_test(without_a_device),
         cmocka_unit_test(without_the_library),
         cmocka_unit_test(without_memory),

@@ -176,20 +176,28 @@ static void tiny_checkpoints_on_cuda(void **state)
 }
 
 /* Largest difference of a logit to float32 on the CPU. */
-static double off_from_float32(const char *path, const char *device, const char *compute_dtype)
+static double off_from_float32(const char *path, const char *device, const char *compute_dtype, bool batch_invariant,
+                               int num_ids)
 {
-    enum { NUM_IDS = 40, VOCAB = 384 };
-    static float logits[2][NUM_IDS * VOCAB];
-    int32_t ids[NUM_IDS];
+    enum { VOCAB = 384, MAX_IDS = 300 };
+    static float logits[2][MAX_IDS * VOCAB];
+    int32_t ids[MAX_IDS];
     quire_error error = {0};
     double worst = 0;
-    for (int i = 0; i < NUM_IDS; i++) ids[i] = (37 * i + 11) % VOCAB;
+    for (int i = 0; i < num_ids; i++) ids[i] = (37 * i + 11) % VOCAB;
     for (int i = 0; i < 2; i++) {
-        quire_model *model = i == 0 ? open_model(path, "float32") : open_model_on(device, path, compute_dtype);
-        if (quire_model_logits(model, ids, NUM_IDS, logits[i], &error) != QUIRE_OK) fail_msg("%s", error.message);
+        quire_model_options options;
+        quire_model *model = NULL;
+        quire_model_options_init(&options);
+        options.device = i == 0 ? "cpu" : device;
+        options.compute_dtype = i == 0 ? "float32" : compute_dtype;
+        options.batch_invariant = i == 0 || batch_invariant;
+        if (quire_model_open(path, &options, &model, &error) != QUIRE_OK) fail_msg("%s: %s", path, error.message);
+        if (quire_model_logits(model, ids, (size_t)num_ids, logits[i], &error) != QUIRE_OK)
+            fail_msg("%s", error.message);
         quire_model_close(model);
     }
-    for (int i = 0; i < NUM_IDS * VOCAB; i++) worst = fmax(worst, fabs((double)logits[0][i] - (double)logits[1][i]));
+    for (int i = 0; i < num_ids * VOCAB; i++) worst = fmax(worst, fabs((double)logits[0][i] - (double)logits[1][i]));
     return worst;
 }
 
@@ -198,9 +206,14 @@ static void tensor_cores_on_cuda(void **state)
 {
     (void)state;
     static const char path[] = "tests/golden/tiny_gguf/quantized.gguf";
-    double tensor = off_from_float32(path, "cuda", "tensor"), int8 = off_from_float32(path, "cpu", "auto");
-    print_message("largest difference of a logit to float32: tensor cores %.2e, int8 %.2e\n", tensor, int8);
+    enum { FEW = 40, MANY = 300 /* enough for cuBLASLt */ };
+    const double int8 = off_from_float32(path, "cpu", "auto", true, FEW);
+    const double tensor = off_from_float32(path, "cuda", "tensor", true, FEW);
+    const double lt = off_from_float32(path, "cuda", "tensor", false, MANY);
+    print_message("largest difference of a logit to float32: tensor cores %.2e, cuBLASLt (bfloat16) %.2e, int8 %.2e\n",
+                  tensor, lt, int8);
     assert_true(tensor < int8 / 5);
+    assert_true(lt > tensor && lt < 2 * int8);
 }
 
 /* ---- SmolLM2 ------------------------------------------------------------------------------------------ */
@@ -375,7 +388,7 @@ static void kv_cache_types(void **state)
 
 int main(void)
 {
-    setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
+    use_cuda_shim();
     const struct CMUnitTest tests[] = {cmocka_unit_test(tiny_checkpoints), cmocka_unit_test(tiny_checkpoints_on_cuda),
                                        cmocka_unit_test(tensor_cores_on_cuda), cmocka_unit_test(smollm2),
                                        cmocka_unit_test(kv_cache_types)};

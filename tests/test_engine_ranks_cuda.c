@@ -179,7 +179,7 @@ static void what_is_refused(void **state)
 
 int main(void)
 {
-    setenv("QUIRE_CUDA_LIBRARY", cuda_shim_path(), 0);
+    use_cuda_shim();
     if (!use_shim_ranks("3")) return 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sums_and_rows_of_three_devices),

@@ -31,7 +31,12 @@ typedef struct qr_backend qr_backend;
 typedef struct qr_weight qr_weight;     /* a packed matrix [N, K] (rows = outputs) */
 typedef struct qr_kv_cache qr_kv_cache; /* K and V of all layers, num_blocks blocks */
 
-typedef enum qr_compute { QR_COMPUTE_AUTO, QR_COMPUTE_FLOAT32, QR_COMPUTE_TENSOR } qr_compute;
+typedef enum qr_compute {
+    QR_COMPUTE_AUTO,
+    QR_COMPUTE_FLOAT32,
+    QR_COMPUTE_TENSOR,
+    QR_COMPUTE_TENSOR_LT
+} qr_compute; /* weight_create() */
 
 /* One step's tokens. Arrays belong to the caller. block_table rows are max_blocks apart. */
 typedef struct qr_batch {
@@ -193,7 +198,9 @@ typedef struct qr_backend_ops {
      * Pack a matrix view (2-D: dims {K, N}; 1-D is not a matrix) for linear(). AUTO: quantized types stay low-bit and
      * are multiplied with int8 activations; F32, F16, BF16 keep their type and are multiplied in float32.
      * FLOAT32: quantized types are dequantized to float32 first. TENSOR (CUDA): as cuda/mma_linear.h says, for the
-     * types that it has; else AUTO. The view's data may go afterwards. UNSUPPORTED names tensor and type. */
+     * types that it has; else AUTO. TENSOR_LT (CUDA): likewise, but 16-bit weights, and for many tokens all, through
+     * cuBLASLt (cuda/gemm_lt.h): a token's bits then depend on how many tokens a step has; it comes before reserve();
+     * DEVICE when there is none. The view's data may go afterwards. UNSUPPORTED names tensor and type. */
     quire_status (*weight_create)(qr_backend *be, const qr_tensor_view *view, qr_compute compute, qr_weight **out,
                                   quire_error *error);
     void (*weight_destroy)(qr_backend *be, qr_weight *w);

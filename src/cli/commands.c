@@ -31,6 +31,11 @@ static const qr_option model_options[] = {
      .help = "auto: packed low-bit weights times int8 activations where the file is quantized, its 16-bit weights as "
              "they are otherwise; float32: dequantized weights and float32 arithmetic, exact and slower; tensor: a "
              "CUDA device's tensor cores (docs/cuda.md), not yet run on a GPU"},
+    {.name = "batch-invariant",
+     .kind = QR_OPTION_SWITCH,
+     .offset = AT(model.batch_invariant),
+     .help = "a request's results do not depend on how many others run; --no-batch-invariant, with --compute-dtype "
+             "tensor: large matrix products may go through cuBLASLt, not yet run on a GPU"},
     THREADS_OPTION,
     {.name = "tensor-parallel-size",
      .kind = QR_OPTION_INT,

@@ -78,7 +78,8 @@ void qr_cli_describe(const quire_model *model, quire_engine *engine)
     int64_t blocks_per_seq = (stats.max_model_len + stats.block_size - 1) / stats.block_size;
     qr_cli_note("model     %s (%s, %s, %.3g M parameters, %s)", info.name, info.architecture, info.weight_dtype,
                 (double)info.num_parameters / 1e6, weights);
-    qr_cli_note("compute   %s on %s", info.compute_dtype, info.device);
+    qr_cli_note("compute   %s%s on %s", info.compute_dtype, info.batch_invariant ? "" : ", not batch-invariant",
+                info.device);
     if (info.tensor_parallel_size > 1)
         qr_cli_note("ranks     %d, each with a part of the model; weights above are of rank 0",
                     info.tensor_parallel_size);

@@ -11,14 +11,18 @@ const char *quire_version(void) { return QUIRE_VERSION; }
 
 void quire_model_options_init(quire_model_options *options)
 {
-    *options = (quire_model_options){.compute_dtype = "auto", .device = "auto", .tensor_parallel_size = 1};
+    *options = (quire_model_options){
+        .compute_dtype = "auto", .device = "auto", .tensor_parallel_size = 1, .batch_invariant = true};
 }
 
-static quire_status parse_compute(const char *text, qr_compute *out, quire_error *error)
+static quire_status parse_compute(const char *text, bool batch_invariant, qr_compute *out, quire_error *error)
 {
+    const bool tensor = text && strcmp(text, "tensor") == 0;
+    if (!batch_invariant && !tensor)
+        return qr_fail_param(error, "batch_invariant", "batch_invariant: false is for compute_dtype tensor");
+    if (tensor) return *out = batch_invariant ? QR_COMPUTE_TENSOR : QR_COMPUTE_TENSOR_LT, QUIRE_OK;
     if (!text || strcmp(text, "auto") == 0) return *out = QR_COMPUTE_AUTO, QUIRE_OK;
     if (strcmp(text, "float32") == 0) return *out = QR_COMPUTE_FLOAT32, QUIRE_OK;
-    if (strcmp(text, "tensor") == 0) return *out = QR_COMPUTE_TENSOR, QUIRE_OK;
     return qr_fail_param(error, "compute_dtype", "compute_dtype: auto, float32 or tensor, not '%s'", text);
 }
 
@@ -63,7 +67,7 @@ static quire_status open_any_cuda(quire_model *m, int threads, bool tensor, quir
 
 static quire_status open_backend(quire_model *m, const char *device, int threads, quire_error *error)
 {
-    const bool tensor = m->compute == QR_COMPUTE_TENSOR;
+    const bool tensor = m->compute >= QR_COMPUTE_TENSOR;
     int index;
     if (!device) device = "auto";
     if (parse_cuda(device, &index)) {
@@ -110,7 +114,8 @@ static void fill_model_info(quire_model *m)
     info->architecture = c->arch->name;
     bool int8 = m->compute == QR_COMPUTE_AUTO &&
                 (c->quantization.method != QR_QUANT_NONE || quantized(commonest_dtype(m->ckpt)));
-    info->compute_dtype = m->compute == QR_COMPUTE_TENSOR ? "tensor" : int8 ? "int8" : "float32";
+    info->compute_dtype = m->compute >= QR_COMPUTE_TENSOR ? "tensor" : int8 ? "int8" : "float32";
+    info->batch_invariant = m->compute != QR_COMPUTE_TENSOR_LT;
     info->device = m->backend->ops->name;
     info->tensor_parallel_size = m->comm ? m->comm->size : 1;
     info->num_layers = c->num_layers;
@@ -214,7 +219,7 @@ static quire_status open_weights(quire_model *m, const quire_model_options *o, q
 
 static quire_status open_all(quire_model *m, const char *path, const quire_model_options *o, quire_error *error)
 {
-    QR_TRY(parse_compute(o->compute_dtype, &m->compute, error));
+    QR_TRY(parse_compute(o->compute_dtype, o->batch_invariant, &m->compute, error));
     if (o->threads < 0) return qr_fail_param(error, "threads", "threads: 0 (automatic) or more, not %d", o->threads);
     QR_TRY(qr_checkpoint_open(path, &m->ckpt, error));
     m->info.format = qr_checkpoint_is_gguf(m->ckpt) ? "gguf" : "safetensors";

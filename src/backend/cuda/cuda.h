@@ -12,6 +12,7 @@
 #ifndef QR_BACKEND_CUDA_CUDA_H
 #define QR_BACKEND_CUDA_CUDA_H
 
+#include "backend/cuda/gemm_lt.h"
 #include "backend/cuda/mma_attention.h"
 #include "backend/cuda/mma_linear.h"
 
@@ -140,6 +141,13 @@ typedef struct qr_cuda_api {
     /* num_rows rows of cols; either side may be alloc_host()'s */
     void (*copy_rows)(qr_cuda_device *dev, float *dst, int64_t ld_dst, const float *src, int64_t ld_src, int64_t cols,
                       int num_rows);
+    /* by cuBLASLt: gemm_lt.h */
+    bool (*lt_open)(qr_cuda_device *dev, char *problem, size_t problem_bytes);
+    bool (*lt_describe)(qr_cuda_device *dev, qr_dtype dtype, int64_t num_rows, int64_t num_cols, const void *rows,
+                        const qr_mma_weight *packed, qr_lt_weight *out);
+    void (*lt_round_x)(qr_cuda_device *dev, const float *x, int64_t ld_x, int num_tokens, int64_t num_cols, bool is_f16,
+                       void *x16);
+    void (*lt_multiply)(qr_cuda_device *dev, const qr_lt_linear *args);
 } qr_cuda_api;
 
 /* What libquire-cuda.so exports. */

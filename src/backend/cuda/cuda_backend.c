@@ -14,7 +14,14 @@
 #include "backend/cuda/cuda_backend.h"
 #include "base/mem.h"
 
-enum { MIN_BLOCK_SIZE = 8, MAX_BLOCK_SIZE = 128, MAX_HEAD_SIZE = 512, SEGMENT = 512, STAGE_ALIGN = 16 };
+enum {
+    MIN_BLOCK_SIZE = 8,
+    MAX_BLOCK_SIZE = 128,
+    MAX_HEAD_SIZE = 512,
+    SEGMENT = 512,
+    STAGE_ALIGN = 16,
+    LT_MIN_TOKENS = 257 /* low-bit weights go through cuBLASLt from here on: docs/cuda.md says why */
+};
 
 struct qr_weight {
     qr_dtype dtype;
@@ -22,6 +29,7 @@ struct qr_weight {
     size_t row_bytes, bytes;
     void *data;        /* rows, or NULL when packed: */
     qr_mma_weight mma; /* .data NULL when not */
+    qr_lt_weight lt;   /* of `data` or `mma`; .is_there false when it does not go through cuBLASLt */
 };
 
 struct qr_kv_cache {
@@ -51,6 +59,7 @@ typedef struct cuda_backend {
     qr_backend *host;
     bool tensor_cores;    /* for attention */
     bool wgmma;           /* for prompts */
+    bool has_lt;          /* weights may go through cuBLASLt */
     qr_cuda_ranks *ranks; /* NULL: one device */
 
     /* reserve() */
@@ -60,6 +69,7 @@ typedef struct cuda_backend {
     float *parts;      /* QR_CUDA_PARTS_BYTES */
     int32_t *counters; /* [QR_LINEAR_COUNTERS] */
     qr_mma_item *staged_items, *stage_items;
+    qr_lt_scratch lt;        /* when has_lt */
     uint8_t *staged, *stage; /* the batch: on the device; page-locked */
     size_t stage_bytes;
 
@@ -134,6 +144,11 @@ static void release_scratch(cuda_backend *c)
     c->api->free(c->dev, c->stage_items);
     c->api->free(c->dev, c->staged);
     c->api->free(c->dev, c->stage);
+    c->api->free(c->dev, c->lt.x16);
+    c->api->free(c->dev, c->lt.w16);
+    c->api->free(c->dev, c->lt.out);
+    c->api->free(c->dev, c->lt.workspace);
+    c->lt = (qr_lt_scratch){0};
     c->act = NULL;
     c->parts = NULL;
     c->counters = NULL;
@@ -152,6 +167,18 @@ static size_t batch_bytes(int64_t num_tokens, int64_t num_reqs, int64_t num_bloc
            aligned((size_t)num_reqs * 4) + aligned((size_t)(num_reqs * num_blocks) * 4);
 }
 
+/* False: no memory. */
+static bool reserve_lt(cuda_backend *c, int max_tokens, int64_t max_cols)
+{
+    if (!c->has_lt) return true;
+    const size_t tokens = ((size_t)max_tokens + QR_LT_TILE - 1) / QR_LT_TILE * QR_LT_TILE;
+    c->lt.x16 = c->api->alloc(c->dev, tokens * (size_t)max_cols * sizeof(uint16_t));
+    c->lt.w16 = c->api->alloc(c->dev, QR_LT_W16_COUNT * sizeof(uint16_t));
+    c->lt.out = c->api->alloc(c->dev, QR_LT_OUT_COUNT * sizeof(float));
+    c->lt.workspace = c->api->alloc(c->dev, QR_LT_WORKSPACE_BYTES);
+    return c->lt.x16 && c->lt.w16 && c->lt.out && c->lt.workspace;
+}
+
 static quire_status reserve(qr_backend *be, int max_tokens, int max_reqs, int64_t max_cols, int max_context,
                             quire_error *error)
 {
@@ -162,7 +189,7 @@ static quire_status reserve(qr_backend *be, int max_tokens, int max_reqs, int64_
     if (max_cols < c->max_cols) max_cols = c->max_cols;
     if (max_context < c->max_context) max_context = c->max_context;
     if (max_tokens == c->max_tokens && max_reqs == c->max_reqs && max_cols == c->max_cols &&
-        max_context == c->max_context)
+        max_context == c->max_context && (!c->has_lt || c->lt.x16))
         return QUIRE_OK;
     c->api->wait(c->dev);
     release_scratch(c);
@@ -176,7 +203,8 @@ static quire_status reserve(qr_backend *be, int max_tokens, int max_reqs, int64_
     c->stage_items = c->api->alloc_host(c->dev, items_bytes);
     c->staged = c->api->alloc(c->dev, c->stage_bytes);
     c->stage = c->api->alloc_host(c->dev, c->stage_bytes);
-    if (!c->act || !c->parts || !c->counters || !c->staged_items || !c->stage_items || !c->staged || !c->stage) {
+    if (!c->act || !c->parts || !c->counters || !c->staged_items || !c->stage_items || !c->staged || !c->stage ||
+        !reserve_lt(c, max_tokens, max_cols)) {
         release_scratch(c);
         return qr_fail_nomem(error, "scratch of the CUDA backend", act_bytes + 2 * c->stage_bytes);
     }
@@ -219,6 +247,23 @@ static quire_status pack_rows(cuda_backend *c, qr_weight *w, quire_error *error)
     return QUIRE_OK;
 }
 
+/* Rows on the device as tensor cores multiply them, where mma_linear.h or gemm_lt.h take them. */
+static quire_status prepare_rows(cuda_backend *c, qr_weight *w, bool lt, quire_error *error)
+{
+    char problem[256];
+    if (lt && !c->api->lt_open(c->dev, problem, sizeof problem))
+        return qr_fail(error, QUIRE_DEVICE, "no cuBLASLt: %s (with --batch-invariant none is needed)", problem);
+    c->has_lt |= lt;
+    if (lt && (w->dtype == QR_BF16 || w->dtype == QR_F16) &&
+        c->api->lt_describe(c->dev, w->dtype, w->num_rows, w->num_cols, w->data, NULL, &w->lt))
+        return QUIRE_OK;
+    if (!qr_mma_weight_describe(w->dtype, w->num_rows, w->num_cols, &w->mma)) return QUIRE_OK;
+    QR_TRY(pack_rows(c, w, error));
+    if (lt && qr_dtype_block_len(w->dtype) > 1)
+        c->api->lt_describe(c->dev, w->dtype, w->num_rows, w->num_cols, NULL, &w->mma, &w->lt);
+    return QUIRE_OK;
+}
+
 static quire_status weight_create(qr_backend *be, const qr_tensor_view *view, qr_compute compute, qr_weight **out,
                                   quire_error *error)
 {
@@ -241,8 +286,8 @@ static quire_status weight_create(qr_backend *be, const qr_tensor_view *view, qr
         status = upload_float32(c, view, w->data, error);
     else if (status == QUIRE_OK)
         c->api->write(c->dev, w->data, view->data, w->bytes);
-    if (status == QUIRE_OK && compute == QR_COMPUTE_TENSOR && qr_mma_weight_describe(w->dtype, rows, cols, &w->mma))
-        status = pack_rows(c, w, error);
+    if (status == QUIRE_OK && compute >= QR_COMPUTE_TENSOR)
+        status = prepare_rows(c, w, compute == QR_COMPUTE_TENSOR_LT, error);
     if (status != QUIRE_OK) {
         c->api->free(c->dev, w->data);
         qr_free(w);
@@ -500,8 +545,8 @@ static void layer_norm(qr_backend *be, const float *x, const float *w, const flo
     if (num_tokens > 0) cuda(be)->api->layer_norm(cuda(be)->dev, x, w, b, eps, num_tokens, cols, out);
 }
 
-/* One matrix, by tensor cores or in the CPU's order. */
-static void multiply(cuda_backend *c, const qr_weight *w, const float *x, int64_t ld_x, int num_tokens,
+/* One matrix, by tensor cores or in the CPU's order; by_lt: c->lt.x16 is there. */
+static void multiply(cuda_backend *c, const qr_weight *w, bool by_lt, const float *x, int64_t ld_x, int num_tokens,
                      const float *bias, float *y, int64_t ld_y, bool accumulate)
 {
     const qr_mma_linear mma = {.w = &w->mma,
@@ -527,7 +572,16 @@ static void multiply(cuda_backend *c, const qr_weight *w, const float *x, int64_
                                   .y = y,
                                   .ld_y = ld_y,
                                   .accumulate = accumulate};
-    if (w->mma.data)
+    const qr_lt_linear lt = {.w = &w->lt,
+                             .scratch = c->lt,
+                             .num_tokens = num_tokens,
+                             .bias = bias,
+                             .y = y,
+                             .ld_y = ld_y,
+                             .accumulate = accumulate};
+    if (by_lt)
+        c->api->lt_multiply(c->dev, &lt);
+    else if (w->mma.data)
         c->api->mma_linear(c->dev, &mma);
     else
         c->api->linear(c->dev, &plain);
@@ -540,12 +594,18 @@ static void linear(qr_backend *be, const float *x, int64_t ld_x, int num_tokens,
     if (num_tokens <= 0) return;
     assert(num_tokens <= c->max_tokens && weights[0]->num_cols <= c->max_cols);
     bool quantized = false;
+    int rounded = -1; /* whether c->lt.x16 is float16; -1: not there */
     for (int i = 0; i < num_weights; i++)
         quantized |= !weights[i]->mma.data && qr_dtype_block_len(weights[i]->dtype) > 1;
     if (quantized) c->api->quantize(c->dev, x, ld_x, num_tokens, weights[0]->num_cols, c->act);
     for (int i = 0; i < num_weights; i++) {
         assert(weights[i]->num_cols == weights[0]->num_cols);
-        multiply(c, weights[i], x, ld_x, num_tokens, biases ? biases[i] : NULL, y, ld_y, accumulate);
+        const qr_lt_weight *lt = &weights[i]->lt;
+        const bool by_lt = lt->is_there && (lt->rows || num_tokens >= LT_MIN_TOKENS);
+        if (by_lt && rounded != lt->is_f16)
+            c->api->lt_round_x(c->dev, x, ld_x, num_tokens, lt->num_cols, lt->is_f16, c->lt.x16);
+        if (by_lt) rounded = lt->is_f16;
+        multiply(c, weights[i], by_lt, x, ld_x, num_tokens, biases ? biases[i] : NULL, y, ld_y, accumulate);
         y += weights[i]->num_rows;
     }
 }

@@ -1,5 +1,7 @@
 /* The device, its memory and its one stream; the table that quire takes. */
 #include "backend/cuda/runtime.cuh"
+
+#include "backend/cuda/gemm_lt.h"
 #include "backend/cuda/wgmma_attention.h"
 
 #include <stdio.h>
@@ -28,6 +30,7 @@ static void close_device(qr_cuda_device *dev)
 {
     if (!dev) return;
     cudaSetDevice(dev->index);
+    qr_lt_close(dev);
     if (dev->staged) cudaEventDestroy(dev->staged);
     if (dev->stream) cudaStreamDestroy(dev->stream);
     free(dev);
@@ -231,6 +234,10 @@ extern "C" __attribute__((visibility("default"))) const qr_cuda_api *quire_cuda_
                                     wgmma_check,
                                     qr_cuda_stream,
                                     qr_cuda_sum_parts,
-                                    qr_cuda_copy_rows};
+                                    qr_cuda_copy_rows,
+                                    qr_lt_open,
+                                    qr_lt_describe,
+                                    qr_lt_round_x,
+                                    qr_lt_multiply};
     return &api;
 }

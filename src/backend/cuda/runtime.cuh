@@ -8,6 +8,7 @@ struct qr_cuda_device {
     int index;
     cudaStream_t stream;
     cudaEvent_t staged; /* after the last stage() */
+    struct qr_lt *lt;   /* gemm_lt.cu; NULL: not opened */
 };
 
 /* After a launch: the device cannot go on when there is an error. */
