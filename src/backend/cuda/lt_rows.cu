@@ -7,6 +7,8 @@ enum { THREADS = 256, WORDS = QR_UNIT_COLS / 2, PADDED = WORDS + 4 }; /* words o
 
 /* ---- W: a block per unit of 16 x 128 values; thread = step and lane of its fragments, then a chunk of 8 values */
 
+#define LOW_BIT_FORMATS(XX) XX(QR_MMA_Q4) XX(QR_MMA_Q4_MIN) XX(QR_MMA_Q4_SUPER) XX(QR_MMA_Q8) XX(QR_MMA_Q8_SUPER)
+
 template <int FORMAT>
 static __global__ void __launch_bounds__(THREADS)
     unpack_kernel(const uint8_t *panels, int num_units, int64_t num_rows, int64_t num_cols, uint16_t *out)
@@ -43,11 +45,9 @@ void qr_lt_unpack(qr_cuda_device *dev, const qr_mma_weight *w, int64_t first_row
         QR_CUDA_LAUNCH(dev, unpack_kernel<format>, grid, THREADS, 0, panels, w->num_units, num_rows, w->num_cols, \
                        out);                                                                                      \
         break;
-        XX(QR_MMA_Q4)
-        XX(QR_MMA_Q4_MIN)
-        XX(QR_MMA_Q4_SUPER) XX(QR_MMA_Q8) XX(QR_MMA_Q8_SUPER)
+        LOW_BIT_FORMATS(XX)
 #undef XX
-            default : break;
+    default: break;
     }
 }
 
