@@ -31,6 +31,7 @@ static void close_device(qr_cuda_device *dev)
     if (!dev) return;
     cudaSetDevice(dev->index);
     qr_lt_close(dev);
+    qr_cuda_upload_end(dev);
     if (dev->staged) cudaEventDestroy(dev->staged);
     if (dev->stream) cudaStreamDestroy(dev->stream);
     free(dev);
@@ -109,9 +110,11 @@ static void wait_device(qr_cuda_device *dev)
     qr_cuda_check(cudaStreamSynchronize(dev->stream), "cudaStreamSynchronize");
 }
 
-/* `host` may be page-locked memory of the caller, which the copy would still read after return. */
+/* A short one: `host` may be page-locked memory of the caller, which the copy would still read after return. */
 static void write_device(qr_cuda_device *dev, void *dst, const void *host, size_t bytes)
 {
+    qr_cuda_check(cudaSetDevice(dev->index), "cudaSetDevice");
+    if (qr_cuda_upload_run(dev, dst, host, bytes)) return;
     transfer(dev, dst, host, bytes, cudaMemcpyHostToDevice);
     wait_device(dev);
 }
