@@ -37,9 +37,11 @@ EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(wildcard examples/*.c))
 
 # Every kernel file is compiled for its own instruction set and chosen at run time.
 x86_avx2     := -mavx2 -mfma -mf16c
-x86_avx512   := $(x86_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni
+x86_avx512bw := $(x86_avx2) -mavx512f -mavx512bw -mavx512vl -mavx512dq
+x86_avx512   := $(x86_avx512bw) -mavx512vnni
 arm_neon     := -march=armv8.2-a+dotprod+fp16
 $(BUILD)/src/backend/cpu/%_avx2.o:   ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),$(x86_avx2))
+$(BUILD)/src/backend/cpu/%_avx512bw.o: ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),$(x86_avx512bw))
 $(BUILD)/src/backend/cpu/%_avx512.o: ISA_CFLAGS = $(if $(filter x86_64,$(ARCH)),$(x86_avx512))
 $(BUILD)/src/backend/cpu/%_neon.o:   ISA_CFLAGS = $(if $(filter aarch64,$(ARCH)),$(arm_neon))
 
@@ -64,7 +66,7 @@ $(BUILD)/%.o: %.c $(BUILD)/flags
 # The vector kernels are small pieces unrolled a thousandfold: minutes of compile time under a sanitizer, little to
 # find. Sanitizer builds check them with their own compiler and take the plain objects; the scalar reference, made of
 # the same pieces, is instrumented.
-VECTOR_OBJ := $(filter %_avx2.o %_avx512.o %_neon.o,$(LIB_OBJ))
+VECTOR_OBJ := $(filter %_avx2.o %_avx512bw.o %_avx512.o %_neon.o,$(LIB_OBJ))
 ifdef PLAIN
 $(BUILD)/src/backend/cpu/kernels_ref.o: ISA_CFLAGS = -fno-sanitize=undefined,fuzzer-no-link
 $(VECTOR_OBJ): $(BUILD)/%.o: %.c $(PLAIN)/%.o $(BUILD)/flags

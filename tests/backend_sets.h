@@ -15,8 +15,9 @@
 
 #include "backend/cuda/cuda.h"
 
-enum { CUDA_SET = 4, NUM_SETS };
-static const char *const set_names[NUM_SETS] __attribute__((unused)) = {"ref", "avx2", "avx512", "neon", "cuda"};
+enum { CUDA_SET = 5, NUM_SETS };
+static const char *const set_names[NUM_SETS]
+    __attribute__((unused)) = {"ref", "avx2", "avx512bw", "avx512", "neon", "cuda"};
 
 /* This build's folder is above the test's. */
 static const char *cuda_shim_path(void)

@@ -12,8 +12,8 @@
 
 #include "backend/cpu/kernels.h"
 
-static const char *const set_names[] = {"ref", "avx2", "avx512", "neon"};
-enum { NUM_SETS = 4 };
+static const char *const set_names[] = {"ref", "avx2", "avx512bw", "avx512", "neon"};
+enum { NUM_SETS = 5 };
 
 static const qr_cpu_kernels *kernels_of(int set)
 {

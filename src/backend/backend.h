@@ -321,7 +321,7 @@ struct qr_backend {
 };
 
 /* The CPU backend. `isa`: NULL or "" for the best the processor has (QUIRE_CPU overrides), else "ref", "avx2",
- * "avx512", "neon"; UNSUPPORTED when the processor lacks it. threads 0: qr_cpu_count(). */
+ * "avx512bw", "avx512", "neon"; UNSUPPORTED when the processor lacks it. threads 0: qr_cpu_count(). */
 QUIRE_MUST_USE quire_status qr_cpu_backend_create(const char *isa, int threads, qr_backend **out, quire_error *error);
 
 #endif

@@ -28,7 +28,7 @@ typedef struct qr_kernel_row {
 
 typedef struct qr_kernel_options {
     int threads;        /* 0: the physical cores this process may use */
-    const char *isa;    /* NULL: the best the processor has; "ref", "avx2", "avx512", "neon" */
+    const char *isa;    /* NULL: the best the processor has; "ref", "avx2", "avx512bw", "avx512", "neon" */
     const char *filter; /* only rows whose name contains it; NULL: all */
     /* Called from within, first the limits, then a row at a time; return false to stop. */
     bool (*on_limits)(void *user, const qr_kernel_limits *limits);

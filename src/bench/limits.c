@@ -24,7 +24,7 @@ static volatile float sink; /* so that nothing measured is left out */
 
 #if defined(__x86_64__)
 #define KEEP(v) __asm__ volatile("" : "+x"(v))
-__attribute__((target("avx512f,avx512vnni"))) static void compute_avx512(void *ctx, int tile, int thread)
+__attribute__((target("avx512f,avx512bw,avx512vnni"))) static void compute_avx512(void *ctx, int tile, int thread)
 {
     (void)tile, (void)thread;
     __m512 f[CHAINS];
@@ -32,7 +32,7 @@ __attribute__((target("avx512f,avx512vnni"))) static void compute_avx512(void *c
 #pragma GCC unroll 12
     for (int i = 0; i < CHAINS; i++) f[i] = _mm512_set1_ps(0.1f), n[i] = _mm512_setzero_si512();
     __m512 m = _mm512_set1_ps(0.999f);
-    __m512i a = _mm512_set1_epi8(3);
+    __m512i a = _mm512_set1_epi8(3), ones = _mm512_set1_epi16(1);
     if (!((const limits_job *)ctx)->int8) {
         for (int r = 0; r < ROUNDS; r++)
 #pragma GCC unroll 12
@@ -40,11 +40,19 @@ __attribute__((target("avx512f,avx512vnni"))) static void compute_avx512(void *c
                 f[i] = _mm512_fmadd_ps(f[i], m, m);
                 KEEP(f[i]);
             }
-    } else {
+    } else if (__builtin_cpu_supports("avx512vnni")) {
         for (int r = 0; r < ROUNDS; r++)
 #pragma GCC unroll 12
             for (int i = 0; i < CHAINS; i++) {
                 n[i] = _mm512_dpbusd_epi32(n[i], a, a);
+                KEEP(n[i]);
+            }
+    } else {
+        for (int r = 0; r < ROUNDS; r++)
+#pragma GCC unroll 12
+            for (int i = 0; i < CHAINS; i++) {
+                KEEP(a); /* else the product leaves the loop */
+                n[i] = _mm512_add_epi32(n[i], _mm512_madd_epi16(_mm512_maddubs_epi16(a, a), ones));
                 KEEP(n[i]);
             }
     }

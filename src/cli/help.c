@@ -131,7 +131,7 @@ static const char man_tail[] =
     ".SH EXIT STATUS\n.TP\n0\nall went well\n.TP\n1\nit failed; one line on standard error says why\n"
     ".TP\n2\nwrong use of the command line\n"
     ".SH ENVIRONMENT\n.TP\nQUIRE_MODELS\nthe model folder\n.TP\nQUIRE_CPU\n"
-    "ref, avx2 or avx512 forces an instruction set\n"
+    "ref, avx2, avx512bw or avx512 forces an instruction set\n"
     ".TP\nHF_ENDPOINT, HF_TOKEN\naddress of the hub, and the token sent to it\n"
     ".TP\nNO_COLOR\nno colours on a terminal when set\n"
     ".SH COPYRIGHT\nMIT licence.\n";

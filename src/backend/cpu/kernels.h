@@ -142,6 +142,7 @@ typedef struct qr_cpu_kernels {
 /* NULL on another architecture. */
 const qr_cpu_kernels *qr_cpu_kernels_ref(void);
 const qr_cpu_kernels *qr_cpu_kernels_avx2(void);
+const qr_cpu_kernels *qr_cpu_kernels_avx512bw(void);
 const qr_cpu_kernels *qr_cpu_kernels_avx512(void);
 const qr_cpu_kernels *qr_cpu_kernels_neon(void);
 

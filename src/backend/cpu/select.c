@@ -10,6 +10,7 @@ quire_status qr_cpu_kernels_select(const char *isa, const qr_cpu_kernels **out, 
         const char *name;
         const qr_cpu_kernels *(*get)(void);
     } sets[] = {{"avx512", qr_cpu_kernels_avx512},
+                {"avx512bw", qr_cpu_kernels_avx512bw},
                 {"avx2", qr_cpu_kernels_avx2},
                 {"neon", qr_cpu_kernels_neon},
                 {"ref", qr_cpu_kernels_ref}};
@@ -28,5 +29,6 @@ quire_status qr_cpu_kernels_select(const char *isa, const qr_cpu_kernels **out, 
         }
         if (!any) return qr_fail(error, QUIRE_UNSUPPORTED, "this processor does not have %s%s", isa, from);
     }
-    return qr_fail(error, QUIRE_UNSUPPORTED, "unknown instruction set '%s'%s: ref, avx2, avx512 or neon", isa, from);
+    return qr_fail(error, QUIRE_UNSUPPORTED, "unknown instruction set '%s'%s: ref, avx2, avx512bw, avx512 or neon", isa,
+                   from);
 }
