@@ -20,8 +20,8 @@
  *   F16       every value is rounded to float16. For columns that are no multiple of 32, 8 bits with zero points or in
  *             act-order
  * Scales of activations and of the KV cache are not used: activations have their own (backend.h).
- * Threads: any; reading uses the caller's pool.  Source: AutoGPTQ qlinear_cuda.py, AutoAWQ gemm.py, compressed-tensors
- * pack_quantized.py, transformers finegrained_fp8.py; vLLM's quantization/ for what is published. */
+ * Threads: any; reading uses the caller's pool.  Source: AutoGPTQ qlinear_cuda.py, compressed-tensors
+ * pack_quantized.py; vLLM's quantization/ for AWQ, fp8 and what is published. */
 #ifndef QR_MODEL_QUANTIZED_H
 #define QR_MODEL_QUANTIZED_H
 

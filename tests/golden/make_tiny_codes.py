@@ -84,7 +84,7 @@ def gptq(rng, rows, cols, bits, group, sym, v2=False, act_order=False):
 
 
 def awq(rng, rows, cols, group):
-    """AutoAWQ, modules/linear/gemm.py: both packed along outputs, eight of them in the order 0, 2, 4, 6, 1, 3, 5, 7."""
+    """AWQ gemm, as vLLM reads it: both packed along outputs, eight of them in the order 0, 2, 4, 6, 1, 3, 5, 7."""
     code, zero = rng.integers(0, 16, (cols, rows)), rng.integers(0, 16, (cols // group, rows))
     scale = scales_of(rng, (cols // group, rows), 16).astype(np.float16)
     of = np.arange(cols) // group
