@@ -57,15 +57,21 @@ static void devices_by_name(void **state)
     assert_refused("cuda:7", QUIRE_DEVICE, "cuda:7: there is 1 CUDA device, counted from 0");
 }
 
+static quire_model_options tensor_on(const char *device)
+{
+    quire_model_options options;
+    quire_model_options_init(&options);
+    options.compute_dtype = "tensor";
+    options.device = device;
+    return options;
+}
+
 static void tensor_cores_are_a_device_s(void **state)
 {
     (void)state;
-    quire_model_options options;
+    quire_model_options options = tensor_on("cpu");
     quire_model *model;
     quire_error error = {0};
-    quire_model_options_init(&options);
-    options.compute_dtype = "tensor";
-    options.device = "cpu";
     assert_int_equal(quire_model_open(TINY, &options, &model, &error), QUIRE_INVALID);
     assert_string_equal(error.param, "compute_dtype");
     options.device = "cuda";
@@ -81,13 +87,10 @@ static void tensor_cores_are_a_device_s(void **state)
 static void wgmma_of_other_bits_is_not_used(void **state)
 {
     (void)state;
-    quire_model_options options;
+    const quire_model_options options = tensor_on("cuda");
     quire_model *model;
     quire_model_info info;
     quire_error error = {0};
-    quire_model_options_init(&options);
-    options.compute_dtype = "tensor";
-    options.device = "cuda";
     setenv("QUIRE_SHIM_WGMMA", "rounds", 1);
     assert_int_equal(quire_model_open(TINY, &options, &model, &error), QUIRE_OK);
     unsetenv("QUIRE_SHIM_WGMMA");

@@ -261,8 +261,23 @@ static void replace(file *f, const char *from, const char *to)
     memcpy(at, to, strlen(to));
 }
 
-static quire_status try_open(const temp_dir *dir, quire_error *error)
+/* A variant's files, to be changed. */
+typedef struct variant_copy {
+    file config, model;
+} variant_copy;
+
+static variant_copy copy_variant(const char *variant)
 {
+    return (variant_copy){load(variant, "config.json"), load(variant, "model.safetensors")};
+}
+
+/* Write the changed copy to dir, open it and free it. */
+static quire_status try_open(const temp_dir *dir, variant_copy *copy, quire_error *error)
+{
+    temp_write(dir, "config.json", copy->config.data, copy->config.bytes);
+    temp_write(dir, "model.safetensors", copy->model.data, copy->model.bytes);
+    free(copy->config.data);
+    free(copy->model.data);
     quire_model_options options;
     quire_model *model = NULL;
     quire_model_options_init(&options);
@@ -324,17 +339,13 @@ static void contradictions_are_named(void **state)
     };
     temp_dir dir = temp_dir_create();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        file config = load(cases[i].variant, "config.json"), model = load(cases[i].variant, "model.safetensors");
-        replace(cases[i].file[0] == 'c' ? &config : &model, cases[i].from, cases[i].to);
-        temp_write(&dir, "config.json", config.data, config.bytes);
-        temp_write(&dir, "model.safetensors", model.data, model.bytes);
+        variant_copy copy = copy_variant(cases[i].variant);
+        replace(cases[i].file[0] == 'c' ? &copy.config : &copy.model, cases[i].from, cases[i].to);
         quire_error error = {0};
-        const quire_status status = try_open(&dir, &error);
+        const quire_status status = try_open(&dir, &copy, &error);
         if (status != cases[i].status || !strstr(error.message, cases[i].text))
             fail_msg("%s, %s for %s: status %d, message \"%s\"; expected %d, \"%s\"", cases[i].variant, cases[i].to,
                      cases[i].from, status, error.message, cases[i].status, cases[i].text);
-        free(config.data);
-        free(model.data);
     }
     temp_dir_remove(&dir);
 }
@@ -355,20 +366,16 @@ static void bad_values_are_named(void **state)
                  {"pack4_sym", "model.layers.0.self_attn.q_proj.weight_shape", 64, "says 64 x 128, expected 128 x"}};
     temp_dir dir = temp_dir_create();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        file config = load(cases[i].variant, "config.json"), model = load(cases[i].variant, "model.safetensors");
+        variant_copy copy = copy_variant(cases[i].variant);
         qr_checkpoint *ckpt = NULL;
         assert_int_equal(qr_checkpoint_open(folder_of(cases[i].variant), &ckpt, NULL), QUIRE_OK);
         const qr_tensor_view *t = qr_checkpoint_find(ckpt, cases[i].tensor);
-        char *at = memmem(model.data, model.bytes, t->data, t->bytes);
+        char *at = memmem(copy.model.data, copy.model.bytes, t->data, t->bytes);
         memcpy(at, &cases[i].value, t->dtype == QR_F16 ? 2 : 4);
         qr_checkpoint_close(ckpt);
-        temp_write(&dir, "config.json", config.data, config.bytes);
-        temp_write(&dir, "model.safetensors", model.data, model.bytes);
         quire_error error = {0};
-        assert_int_equal(try_open(&dir, &error), QUIRE_FORMAT);
+        assert_int_equal(try_open(&dir, &copy, &error), QUIRE_FORMAT);
         if (!strstr(error.message, cases[i].text)) fail_msg("\"%s\"; expected \"%s\"", error.message, cases[i].text);
-        free(config.data);
-        free(model.data);
     }
     temp_dir_remove(&dir);
 }
@@ -379,15 +386,11 @@ static void settings_may_lie_beside_the_config(void **state)
     (void)state;
     static const char settings[] = "{\"bits\": 4, \"group_size\": 128, \"desc_act\": false, \"sym\": true}";
     temp_dir dir = temp_dir_create();
-    file config = load("gptq4_sym", "config.json"), model = load("gptq4_sym", "model.safetensors");
-    replace(&config, "quantization_config", "quantization_Config");
-    temp_write(&dir, "config.json", config.data, config.bytes);
-    temp_write(&dir, "model.safetensors", model.data, model.bytes);
+    variant_copy copy = copy_variant("gptq4_sym");
+    replace(&copy.config, "quantization_config", "quantization_Config");
     temp_write(&dir, "quantize_config.json", settings, strlen(settings));
     quire_error error = {0};
-    if (try_open(&dir, &error) != QUIRE_OK) fail_msg("%s", error.message);
-    free(config.data);
-    free(model.data);
+    if (try_open(&dir, &copy, &error) != QUIRE_OK) fail_msg("%s", error.message);
     temp_dir_remove(&dir);
 }
 

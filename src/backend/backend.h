@@ -53,6 +53,15 @@ typedef struct qr_batch {
     const int32_t *prefix_blocks; /* [num_reqs] blocks that prefix_order[i] begins with like the one before it */
 } qr_batch;
 
+/* The longest context. */
+static inline int qr_batch_max_seq_len(const qr_batch *batch)
+{
+    int max = 0;
+    for (int i = 0; i < batch->num_reqs; i++)
+        if (batch->seq_lens[i] > max) max = batch->seq_lens[i];
+    return max;
+}
+
 /* What a stored value of K or V is: XX(id, name, bytes). Values of K and V are stored and read as:
  *   F32, F16   themselves, rounded to nearest.
  *   INT8       codes -127 .. 127 and, per token, head and K or V, one scale d in float16 (2 bytes more per head_size):

@@ -44,6 +44,12 @@ void *qr_aligned_alloc(size_t alignment, size_t bytes)
     return ptr;
 }
 
+void *qr_aligned_calloc(size_t alignment, size_t bytes)
+{
+    void *ptr = qr_aligned_alloc(alignment, bytes);
+    return ptr ? memset(ptr, 0, bytes) : NULL;
+}
+
 char *qr_strndup(const char *s, size_t bytes)
 {
     char *copy = qr_malloc(bytes + 1);

@@ -10,10 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-void *qr_malloc(size_t bytes);                          /* NULL on failure; bytes 0 gives a valid pointer */
-void *qr_calloc(size_t count, size_t size);             /* zeroed; NULL on failure or overflow */
-void *qr_realloc(void *ptr, size_t bytes);              /* on failure NULL and ptr is unchanged */
-void *qr_aligned_alloc(size_t alignment, size_t bytes); /* power of two; not zeroed; free with qr_free */
+void *qr_malloc(size_t bytes);                           /* NULL on failure; bytes 0 gives a valid pointer */
+void *qr_calloc(size_t count, size_t size);              /* zeroed; NULL on failure or overflow */
+void *qr_realloc(void *ptr, size_t bytes);               /* on failure NULL and ptr is unchanged */
+void *qr_aligned_alloc(size_t alignment, size_t bytes);  /* power of two; not zeroed; free with qr_free */
+void *qr_aligned_calloc(size_t alignment, size_t bytes); /* zeroed */
 char *qr_strdup(const char *s);
 char *qr_strndup(const char *s, size_t bytes); /* copies exactly `bytes` bytes, NUL-terminates */
 void qr_free(void *ptr);

@@ -127,9 +127,8 @@ quire_status qr_pool_create(int num_threads, qr_pool **out, quire_error *error)
     if (num_threads <= 0) num_threads = qr_cpu_count();
     if (num_threads > MAX_THREADS)
         return qr_fail_param(error, "threads", "threads: at most %d, got %d", MAX_THREADS, num_threads);
-    qr_pool *pool = qr_aligned_alloc(64, sizeof *pool);
+    qr_pool *pool = qr_aligned_calloc(64, sizeof *pool);
     if (!pool) return qr_fail_nomem(error, "the worker pool", sizeof *pool);
-    memset(pool, 0, sizeof *pool);
     pool->num_threads = num_threads;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);

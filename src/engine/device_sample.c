@@ -5,8 +5,6 @@
 
 #include "engine/engine.h"
 
-static quire_request *request_of(const qr_request *request) { return request->user; }
-
 /* ---- memory */
 
 enum { NUM_BUFFERS = 6 };
@@ -110,7 +108,7 @@ static qr_draw *next_draw(quire_engine *e, const qr_sched_step *step, const floa
 static void describe_prompt_row(quire_engine *e, const qr_sched_step *step, const float *logits, int row_idx, int row)
 {
     const qr_logits_row *r = &e->batch.rows[row_idx];
-    const quire_request *request = request_of(step->entries[r->entry_idx].request);
+    const quire_request *request = qr_engine_request_of(step->entries[r->entry_idx].request);
     qr_draw *draw = next_draw(e, step, logits, (qr_draw_target){-1, row_idx}, 0);
     *draw = (qr_draw){.row = row,
                       .given_token = request->prompt_logprobs.tokens[r->prompt_position].token_id,
@@ -122,7 +120,7 @@ static void describe_job(quire_engine *e, const qr_sched_step *step, const float
 {
     qr_device_sampling *d = &e->device_sampling;
     const qr_sample_job *job = &e->jobs[job_idx];
-    const quire_request *request = request_of(job->seq->request);
+    const quire_request *request = qr_engine_request_of(job->seq->request);
     const qr_sample_in in = input_of(e, job);
     qr_draw *draw = next_draw(e, step, logits, (qr_draw_target){job_idx, -1}, qr_sampler_max_edits(e->scratch[0], &in));
     const int num_edits = qr_sampler_describe(e->scratch[0], &in, draw, d->edits + d->num_edits);
@@ -179,7 +177,7 @@ static void take_prompt_row(quire_engine *e, const qr_sched_step *step, int i)
 {
     const qr_device_sampling *d = &e->device_sampling;
     const qr_logits_row *r = &e->batch.rows[d->targets[i].row_idx];
-    qr_prompt_logprobs *p = &request_of(step->entries[r->entry_idx].request)->prompt_logprobs;
+    qr_prompt_logprobs *p = &qr_engine_request_of(step->entries[r->entry_idx].request)->prompt_logprobs;
     const size_t at = (size_t)r->prompt_position * (size_t)d->draws[i].num_top;
     take_token(d, i, p->top_ids + at, p->top_logprobs + at, &p->tokens[r->prompt_position]);
 }

@@ -34,10 +34,13 @@ typedef struct qr_sample_job {
     quire_token_logprobs logprobs; /* arrays in the engine's top_ids, top_logprobs */
 } qr_sample_job;
 
+/* The engine's request behind the scheduler's. */
+static inline quire_request *qr_engine_request_of(const qr_request *request) { return request->user; }
+
 /* By who draws the job's token, which reads the request in any case: what follows finds it without another miss. */
 static inline quire_request *qr_sample_job_set_request(qr_sample_job *job)
 {
-    job->request = job->seq->request->user;
+    job->request = qr_engine_request_of(job->seq->request);
     job->out = &job->request->seqs[job->seq->idx];
     return job->request;
 }

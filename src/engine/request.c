@@ -176,9 +176,8 @@ static quire_status reserve_outputs(quire_request *r, quire_error *error)
     for (int i = 0; i < r->params.num_stop; i++)
         if (strlen(r->params.stop[i]) > longest) longest = strlen(r->params.stop[i]);
     size_t text = longest + r->prompt_text_bytes + qr_request_max_token_text(r->model);
-    r->seqs = qr_aligned_alloc(QR_CACHE_LINE, n * sizeof *r->seqs);
+    r->seqs = qr_aligned_calloc(QR_CACHE_LINE, n * sizeof *r->seqs);
     if (!r->seqs) return qr_fail_nomem(error, "the outputs", n * sizeof *r->seqs);
-    memset(r->seqs, 0, n * sizeof *r->seqs);
     for (size_t i = 0; i < n; i++) {
         qr_output_seq *seq = &r->seqs[i];
         qr_spec_seq_init(&seq->spec);
@@ -226,9 +225,8 @@ static quire_status request_fill(quire_request *r, const quire_request_options *
 quire_status qr_request_create(const quire_model *model, const quire_request_options *options, int max_model_len,
                                quire_request **out, quire_error *error)
 {
-    quire_request *r = qr_aligned_alloc(QR_CACHE_LINE, sizeof *r);
+    quire_request *r = qr_aligned_calloc(QR_CACHE_LINE, sizeof *r);
     if (!r) return qr_fail_nomem(error, "the request", sizeof *r);
-    memset(r, 0, sizeof *r);
     atomic_init(&r->num_refs, 1);
     atomic_init(&r->abort_requested, false);
     pthread_condattr_t attr;

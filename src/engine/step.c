@@ -5,11 +5,9 @@
 #include "base/clock.h"
 #include "engine/engine.h"
 
-static quire_request *request_of(const qr_request *request) { return request->user; }
-
 static bool wants_prompt_logprobs(const qr_request *request)
 {
-    return request_of(request)->params.prompt_logprobs >= 0;
+    return qr_engine_request_of(request)->params.prompt_logprobs >= 0;
 }
 
 /* ---- logits to tokens --------------------------------------------------------------------------------- */
@@ -26,7 +24,7 @@ static void sample_prompt_row(const chunk *c, int row, qr_sampler_scratch *scrat
 {
     quire_engine *e = c->engine;
     const qr_logits_row *r = &e->batch.rows[c->first_row + row];
-    quire_request *request = request_of(c->step->entries[r->entry_idx].request);
+    quire_request *request = qr_engine_request_of(c->step->entries[r->entry_idx].request);
     const float *logits = c->logits + (size_t)row * (size_t)e->model->info.vocab_size;
     const qr_row_stats stats = {e->row_max[row], e->row_sum_exp[row], e->row_argmax[row]};
     quire_token_logprobs *out = &request->prompt_logprobs.tokens[r->prompt_position];
@@ -43,7 +41,7 @@ static void sample_prompt_row(const chunk *c, int row, qr_sampler_scratch *scrat
 
 qr_sample_in qr_engine_sample_in(const quire_engine *e, const qr_seq *seq, int draft_idx, const float *logits, int row)
 {
-    const quire_request *request = request_of(seq->request);
+    const quire_request *request = qr_engine_request_of(seq->request);
     qr_sample_in in = {.logits = logits ? logits + (size_t)row * (size_t)e->model->info.vocab_size : NULL,
                        .stats = {e->row_max[row], e->row_sum_exp[row], e->row_argmax[row]},
                        .params = &request->params,
@@ -98,7 +96,7 @@ static void sample_tile(void *ctx, int tile_idx, int thread_idx)
 /* The jobs of one row: one, or one for each sequence of a new group (a beam search starts from one). */
 static void add_jobs(quire_engine *e, const qr_sched_entry *entry, int row)
 {
-    if (!entry->forks || request_of(entry->request)->beams) {
+    if (!entry->forks || qr_engine_request_of(entry->request)->beams) {
         const qr_sample_job *last = e->num_jobs > 0 ? &e->jobs[e->num_jobs - 1] : NULL;
         int draft_idx = last && last->seq == entry->seq ? last->draft_idx + 1 : 0;
         e->jobs[e->num_jobs++] = (qr_sample_job){.seq = entry->seq, .row = row, .draft_idx = draft_idx};
@@ -326,7 +324,7 @@ static void observe_admitted(quire_engine *e, const qr_sched_step *step, int64_t
     for (int i = 0; i < step->num_entries; i++) {
         const qr_sched_entry *entry = &step->entries[i];
         if (entry->start >= entry->request->num_prompt_tokens) continue; /* it has been for long */
-        quire_request *r = request_of(entry->request);
+        quire_request *r = qr_engine_request_of(entry->request);
         if (r->first_scheduled_us) continue;
         r->first_scheduled_us = now_us;
         pthread_mutex_lock(&e->lock);

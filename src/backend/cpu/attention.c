@@ -381,10 +381,7 @@ void qr_cpu_attention(qr_backend *be, const qr_batch *batch, const qr_attention_
     qr_cpu_backend *cpu = qr_cpu(be);
     assert(batch->num_tokens <= cpu->max_tokens && args->head_size <= QR_MAX_HEAD_SIZE);
     attend_job job = {.cpu = cpu, .batch = batch, .args = args, .heads_per_kv = args->num_heads / args->num_kv_heads};
-    int longest = 0;
-    for (int i = 0; i < batch->num_reqs; i++)
-        if (batch->seq_lens[i] > longest) longest = batch->seq_lens[i];
-    job.max_segments = (longest + QR_ATTEND_SEGMENT - 1) / QR_ATTEND_SEGMENT;
+    job.max_segments = (qr_batch_max_seq_len(batch) + QR_ATTEND_SEGMENT - 1) / QR_ATTEND_SEGMENT;
     plan_items(&job);
     if (!plan_split(&job)) {
         job.items_per_run = job.num_items / (cpu->num_threads * RUNS_PER_THREAD) + 1;

@@ -159,4 +159,12 @@ INLINE void store_group(qr_act_group *out, v16 a, v16 b, float d)
 
 #include "backend/cpu/body_attend.h"
 
+/* What both sets need. */
+static bool has_avx512bw(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx2") &&
+           __builtin_cpu_supports("fma");
+}
+
 #endif

@@ -27,12 +27,7 @@ INLINE __m512i add_dot(const qr_lowbit f, __m512i sum, codes16 codes, __m512i a)
 
 #include "backend/cpu/body_avx512.h"
 
-static bool supported(void)
-{
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-}
+static bool supported(void) { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
 
 const qr_cpu_kernels *qr_cpu_kernels_avx512(void)
 {

@@ -30,16 +30,9 @@ INLINE __m512i add_dot(const qr_lowbit f, __m512i sum, codes16 codes, __m512i a)
 
 #include "backend/cpu/body_avx512.h"
 
-static bool supported(void)
-{
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx2") &&
-           __builtin_cpu_supports("fma");
-}
-
 const qr_cpu_kernels *qr_cpu_kernels_avx512bw(void)
 {
-    static const qr_cpu_kernels table = KERNEL_TABLE("avx512bw", supported);
+    static const qr_cpu_kernels table = KERNEL_TABLE("avx512bw", has_avx512bw);
     return &table;
 }
 #else

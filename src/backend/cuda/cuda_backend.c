@@ -486,14 +486,6 @@ static void stage_batch(cuda_backend *c, const qr_batch *batch, int num_blocks, 
     c->plan_group = 0;
 }
 
-static int longest_context(const qr_batch *batch)
-{
-    int max = 0;
-    for (int i = 0; i < batch->num_reqs; i++)
-        if (batch->seq_lens[i] > max) max = batch->seq_lens[i];
-    return max;
-}
-
 static int blocks_for(int num_tokens, const qr_kv_cache *cache)
 {
     return (num_tokens + cache->config.block_size - 1) / cache->config.block_size;
@@ -504,7 +496,7 @@ static const qr_batch *batch_begin(qr_backend *be, const qr_batch *batch, const 
     cuda_backend *c = cuda(be);
     assert(batch->num_tokens <= c->max_tokens && batch->num_reqs <= c->max_reqs);
     c->pass = NULL;
-    c->max_seq_len = longest_context(batch);
+    c->max_seq_len = qr_batch_max_seq_len(batch);
     stage_batch(c, batch, blocks_for(c->max_seq_len, cache), 0);
     return &c->batch;
 }
@@ -772,13 +764,13 @@ static bool only_decodes(const qr_batch *batch)
 static pass *find_pass(cuda_backend *c, const qr_batch *batch, const qr_kv_cache *cache, const void *owner,
                        int max_tokens)
 {
-    const int longest = longest_context(batch), most_segments = (c->max_context + SEGMENT - 1) / SEGMENT;
+    if (!only_decodes(batch)) return NULL;
+    const int longest = qr_batch_max_seq_len(batch), most_segments = (c->max_context + SEGMENT - 1) / SEGMENT;
     int num_tokens = filled_size(batch->num_tokens), num_segments = 1;
     while (num_segments * SEGMENT < longest) num_segments *= 2;
     if (num_segments > most_segments) num_segments = most_segments;
     if (num_tokens > max_tokens) num_tokens = max_tokens;
     if (num_tokens > c->max_reqs) num_tokens = c->max_reqs;
-    if (!only_decodes(batch)) return NULL;
     for (int i = 0; i < c->num_passes; i++) {
         pass *p = &c->passes[i];
         if (p->owner == owner && p->cache == cache && p->num_tokens == num_tokens && p->num_segments == num_segments)
