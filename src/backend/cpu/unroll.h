@@ -12,11 +12,12 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-/* [p, p + bytes) will be read soon: into the second-level cache. Any address will do. */
+/* [p, p + bytes) will be read soon: into the first-level cache, which on Zen 5 memory fills faster than the second
+ * alone. Any address will do. */
 INLINE void prefetch(const void *p, int bytes)
 {
     UNROLL
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 0, 2);
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)p + i, 0, 3);
 }
 
 /* What a tile of low-bit panels fetches at every group of 32 columns: so many cache lines, of each of P panels. */
