@@ -204,10 +204,12 @@ typedef struct quire_step_profile {
 } quire_step_profile;
 
 typedef struct quire_engine_options {
-    int block_size;                /* tokens per KV block: 8, 16 (default), 32, 64, 128 */
-    int64_t num_kv_blocks;         /* > 0: exactly so many; else from the two below */
-    size_t kv_cache_memory_bytes;  /* > 0: the pool's size; else from gpu_memory_utilization */
-    double gpu_memory_utilization; /* fraction of the memory that is free now; default 0.5 on the CPU */
+    int block_size;               /* tokens per KV block: 8, 16 (default), 32, 64, 128 */
+    int64_t num_kv_blocks;        /* > 0: exactly so many; else from the two below */
+    size_t kv_cache_memory_bytes; /* > 0: the pool's size; else from gpu_memory_utilization */
+    /* The part of a GPU's memory that the program may use, the model and all it needs included (0: 0.92); without one
+     * the part of the memory now free that the pool takes (0: 0.5). Default 0. */
+    double gpu_memory_utilization;
     /* "auto" (float16; float32 with compute_dtype float32) | "float16" | "float32" | "int8" | "fp8_e4m3" ("fp8") |
      * "fp8_e5m2": half the memory of float16 (int8: 2 bytes more per token, KV head, K and V), less exact */
     const char *kv_cache_dtype;

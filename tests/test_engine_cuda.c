@@ -144,6 +144,46 @@ static void without_the_library(void **state)
     setenv("QUIRE_CUDA_LIBRARY", path, 1);
 }
 
+static quire_status engine_with(quire_model *model, size_t kv_bytes, double utilization, quire_engine **out,
+                                quire_error *error)
+{
+    quire_engine_options options;
+    quire_engine_options_init(&options);
+    options.kv_cache_memory_bytes = kv_bytes;
+    options.gpu_memory_utilization = utilization;
+    return quire_engine_create(model, &options, out, error);
+}
+
+/* gpu_memory_utilization is of the device's whole memory, and what the program has taken already counts: the weights, a
+ * step's scratch, here another engine's cache. */
+static void utilization_is_of_all_memory(void **state)
+{
+    (void)state;
+    enum { MIB = 1 << 20, DEVICE_MIB = 512, OTHER_MIB = 64 }; /* the shim's */
+    quire_error error;
+    quire_model *model = NULL;
+    quire_engine *other, *engine;
+    quire_stats stats;
+    assert_int_equal(open_on("cuda", &model, &error), QUIRE_OK);
+    assert_int_equal(engine_with(model, (size_t)OTHER_MIB * MIB, 0, &other, &error), QUIRE_OK);
+
+    assert_int_equal(engine_with(model, 0, 0.25, &engine, &error), QUIRE_OK);
+    quire_engine_get_stats(engine, &stats);
+    assert_in_range(stats.kv_cache_bytes, (DEVICE_MIB / 4 - OTHER_MIB - 32) * MIB, (DEVICE_MIB / 4 - OTHER_MIB) * MIB);
+    quire_engine_destroy(engine);
+
+    assert_int_equal(engine_with(model, 0, 0, &engine, &error), QUIRE_OK); /* 0.92 */
+    quire_engine_get_stats(engine, &stats);
+    assert_in_range(stats.kv_cache_bytes, (DEVICE_MIB * 0.92 - OTHER_MIB - 32) * MIB,
+                    (DEVICE_MIB * 0.92 - OTHER_MIB) * MIB);
+    quire_engine_destroy(engine);
+
+    assert_int_equal(engine_with(model, 0, 0.125, &engine, &error), QUIRE_INVALID); /* as much as the other one has */
+    assert_non_null(strstr(error.message, "gpu_memory_utilization"));
+    quire_engine_destroy(other);
+    quire_model_close(model);
+}
+
 /* Opening a model and an engine on the device with every allocation failing in turn: an error, and nothing is lost
  * (AddressSanitizer's build sees what is). */
 static void without_memory(void **state)
@@ -177,6 +217,7 @@ int main(void)
         cmocka_unit_test(cublaslt_is_for_tensor_cores_and_must_be_there),
         cmocka_unit_test(without_a_device),
         cmocka_unit_test(without_the_library),
+        cmocka_unit_test(utilization_is_of_all_memory),
         cmocka_unit_test(without_memory),
     };
     return cmocka_run_group_tests_name("engine cuda", tests, NULL, NULL);

@@ -186,8 +186,11 @@ typedef struct qr_backend_ops {
     void (*destroy)(qr_backend *be);
 
     /* ---- memory */
-    /* Bytes that weights, caches and buffers may still take; *total: all there are, 0 when unknown. */
-    uint64_t (*memory_bytes)(qr_backend *be, uint64_t *total);
+    /* Bytes that KV caches may take beside what is there now, when `utilization` (0: the device's default) is the part
+     * of the memory that the program may use: of a device's whole memory, less what has been taken since the backend
+     * was created; of a machine's, which others use too, the part of what is free now. *total: all there is, 0 when
+     * unknown. */
+    uint64_t (*cache_bytes)(qr_backend *be, double utilization, uint64_t *total);
     /* 64-byte aligned, zeroed; NULL on failure. host_reads: after wait() the host may read it too. */
     void *(*buffer_alloc)(qr_backend *be, size_t bytes, bool host_reads);
     void (*buffer_free)(qr_backend *be, void *ptr, size_t bytes);

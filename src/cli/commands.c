@@ -83,7 +83,9 @@ static const qr_option memory_options[] = {
      .metavar = "X",
      .min = 0.001,
      .max = 1,
-     .help = "fraction of the memory that is free at start which the pool takes"},
+     .default_text = "0.92; without a GPU 0.5",
+     .help = "part of the GPU's memory that may be used, model included; without a GPU part of the memory free at "
+             "start that the pool takes"},
     {.name = "kv-cache-dtype",
      .kind = QR_OPTION_CHOICE,
      .offset = AT(engine.kv_cache_dtype),

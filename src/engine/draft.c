@@ -87,18 +87,23 @@ qr_kv_config qr_draft_kv_config(const qr_draft *d, const qr_kv_config *target)
     return kv;
 }
 
-quire_status qr_draft_reserve(qr_draft *d, const qr_kv_config *target, int max_tokens, int max_seqs, int max_model_len,
-                              int max_logits_rows, quire_error *error)
+quire_status qr_draft_reserve(qr_draft *d, int max_tokens, int max_seqs, int max_model_len, int max_logits_rows,
+                              quire_error *error)
 {
     const qr_model_config *config = qr_model_get_config(d->model);
     if (config->arch->learned_positions && config->max_position_embeddings < max_model_len)
         return qr_fail_param(error, "speculative_config",
                              "speculative_config: the draft model has positions up to %d, less than max_model_len %d",
                              config->max_position_embeddings, max_model_len);
-    const qr_kv_config kv = qr_draft_kv_config(d, target);
     d->max_tokens = max_tokens > 2 * max_seqs ? max_tokens : 2 * max_seqs; /* a drafting sequence has 2 at most */
+    return qr_model_workspace_create(d->model, d->max_tokens, max_seqs, max_logits_rows, max_model_len, &d->ws, error);
+}
+
+quire_status qr_draft_create_cache(qr_draft *d, const qr_kv_config *target, int max_seqs, int max_model_len,
+                                   quire_error *error)
+{
+    const qr_kv_config kv = qr_draft_kv_config(d, target);
     QR_TRY(d->be->ops->kv_cache_create(d->be, &kv, &d->cache, error));
-    QR_TRY(qr_model_workspace_create(d->model, d->max_tokens, max_seqs, max_logits_rows, max_model_len, &d->ws, error));
     QR_TRY(
         qr_batch_init(&d->batch, d->max_tokens, max_seqs, (max_model_len + kv.block_size - 1) / kv.block_size, error));
     d->jobs = qr_calloc((size_t)max_seqs, sizeof *d->jobs);

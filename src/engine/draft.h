@@ -45,8 +45,11 @@ void qr_draft_destroy(qr_draft *draft); /* NULL is fine */
 /* The target's KV layout (dtype, block_size, num_blocks) with this model's shape. */
 qr_kv_config qr_draft_kv_config(const qr_draft *draft, const qr_kv_config *target);
 
-/* Cache and everything that a step needs. The backend is not computing. */
-QUIRE_MUST_USE quire_status qr_draft_reserve(qr_draft *draft, const qr_kv_config *target, int max_tokens, int max_seqs,
-                                             int max_model_len, int max_logits_rows, quire_error *error);
+/* The scratch of a step. The backend is not computing. */
+QUIRE_MUST_USE quire_status qr_draft_reserve(qr_draft *draft, int max_tokens, int max_seqs, int max_model_len,
+                                             int max_logits_rows, quire_error *error);
+/* After that the cache, and what depends on its size. */
+QUIRE_MUST_USE quire_status qr_draft_create_cache(qr_draft *draft, const qr_kv_config *target, int max_seqs,
+                                                  int max_model_len, quire_error *error);
 
 #endif

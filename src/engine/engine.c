@@ -14,7 +14,6 @@ enum { MAX_LOGITS_ROWS = 64 };
 void quire_engine_options_init(quire_engine_options *options)
 {
     *options = (quire_engine_options){.block_size = 16,
-                                      .gpu_memory_utilization = 0.5,
                                       .kv_cache_dtype = "auto",
                                       .max_num_batched_tokens = 512,
                                       .max_num_seqs = 128,
@@ -103,8 +102,9 @@ static quire_status check_options(const quire_engine_options *o, quire_error *er
     if (o->max_num_queued_reqs < 0)
         return qr_fail_param(error, "max_num_queued_reqs", "max_num_queued_reqs: 0 (no limit) or more");
     if (o->num_kv_blocks < 0) return qr_fail_param(error, "num_kv_blocks", "num_kv_blocks: 0 (automatic) or more");
-    if (!(o->gpu_memory_utilization > 0 && o->gpu_memory_utilization <= 1))
-        return qr_fail_param(error, "gpu_memory_utilization", "gpu_memory_utilization: above 0 and at most 1, not %g",
+    if (!(o->gpu_memory_utilization >= 0 && o->gpu_memory_utilization <= 1))
+        return qr_fail_param(error, "gpu_memory_utilization",
+                             "gpu_memory_utilization: 0 (the device's default) to 1, not %g",
                              o->gpu_memory_utilization);
     return QUIRE_OK;
 }
@@ -128,10 +128,13 @@ static quire_status size_model_len(quire_engine *e, quire_error *error)
     return QUIRE_OK;
 }
 
-/* How many blocks the pool gets, and with it the longest sequence. */
-static quire_status size_pool(quire_engine *e, quire_error *error)
+/* How many blocks the pool gets of the memory that is left, and with it the longest sequence.
+ *   asked   what the caller asked for of both */
+static quire_status size_pool(quire_engine *e, const quire_engine_options *asked, quire_error *error)
 {
     quire_engine_options *o = &e->options;
+    o->num_kv_blocks = asked->num_kv_blocks;
+    o->max_model_len = asked->max_model_len;
     qr_backend *be = e->model->backend;
     qr_kv_config kv = qr_model_kv_config(e->model->model);
     kv.dtype = e->kv_config.dtype;
@@ -143,13 +146,14 @@ static quire_status size_pool(quire_engine *e, quire_error *error)
     }
     const bool is_shared = e->model->comm && !be->ops->ranks_join; /* memory of a machine, not of a device */
     const uint64_t num_local = is_shared ? (uint64_t)e->model->comm->num_local : 1;
-    uint64_t total, available = be->ops->memory_bytes(be, &total), memory = o->kv_cache_memory_bytes;
-    if (memory == 0) memory = (uint64_t)((double)available * o->gpu_memory_utilization) / num_local;
+    uint64_t total, left = be->ops->cache_bytes(be, o->gpu_memory_utilization, &total) / num_local;
+    const uint64_t memory = o->kv_cache_memory_bytes > 0 ? o->kv_cache_memory_bytes : left;
     kv.num_blocks = o->num_kv_blocks > 0 ? o->num_kv_blocks : (int64_t)(memory / block_bytes);
     if (kv.num_blocks > INT32_MAX) kv.num_blocks = INT32_MAX;
     if (kv.num_blocks < 1)
         return qr_fail_param(error, "kv_cache_memory_bytes",
-                             "the KV cache gets %llu bytes, but one block of %d tokens takes %zu",
+                             "the KV cache gets %llu bytes, but one block of %d tokens takes %zu; raise "
+                             "kv_cache_memory_bytes or gpu_memory_utilization",
                              (unsigned long long)memory, o->block_size, block_bytes);
     if (total && (uint64_t)kv.num_blocks > total / num_local / block_bytes)
         return qr_fail_param(error, o->num_kv_blocks > 0 ? "num_kv_blocks" : "kv_cache_memory_bytes",
@@ -178,30 +182,35 @@ static quire_status create_swap(quire_engine *e, quire_error *error)
                         error);
 }
 
-static quire_status create_sched(quire_engine *e, quire_error *error)
+/* What does not depend on the pool's size. */
+static quire_status parse_sched_options(quire_engine *e, qr_sched_options *s, quire_error *error)
 {
     quire_engine_options *o = &e->options;
-    qr_sched_options s;
-    qr_sched_options_init(&s);
-    QR_TRY(parse_policy(o, &s.policy, error));
-    QR_TRY(parse_allocator(o, &s.kv_allocator, error));
-    QR_TRY(parse_preemption(o, &s.preemption_mode, error));
-    s.num_swap_blocks = (int64_t)(o->swap_space_bytes / kv_block_bytes(e));
-    if (s.num_swap_blocks > INT32_MAX) s.num_swap_blocks = INT32_MAX;
-    if (o->swap_space_bytes > 0 && s.num_swap_blocks == 0)
+    qr_sched_options_init(s);
+    QR_TRY(parse_policy(o, &s->policy, error));
+    QR_TRY(parse_allocator(o, &s->kv_allocator, error));
+    QR_TRY(parse_preemption(o, &s->preemption_mode, error));
+    s->block_size = o->block_size;
+    s->max_num_seqs = o->max_num_seqs;
+    s->max_num_batched_tokens = o->max_num_batched_tokens;
+    s->enable_chunked_prefill = o->enable_chunked_prefill;
+    s->enable_prefix_caching = o->enable_prefix_caching;
+    return QUIRE_OK;
+}
+
+static quire_status create_sched(quire_engine *e, qr_sched_options *s, quire_error *error)
+{
+    const quire_engine_options *o = &e->options;
+    s->num_swap_blocks = (int64_t)(o->swap_space_bytes / kv_block_bytes(e));
+    if (s->num_swap_blocks > INT32_MAX) s->num_swap_blocks = INT32_MAX;
+    if (o->swap_space_bytes > 0 && s->num_swap_blocks == 0)
         return qr_fail_param(error, "swap_space", "swap_space: %zu bytes hold no block of %zu", o->swap_space_bytes,
                              kv_block_bytes(e));
-    s.num_blocks = e->kv_config.num_blocks;
-    s.block_size = o->block_size;
-    s.max_num_seqs = o->max_num_seqs;
-    s.max_num_batched_tokens = o->max_num_batched_tokens;
-    s.max_model_len = o->max_model_len;
-    s.enable_chunked_prefill = o->enable_chunked_prefill;
-    s.enable_prefix_caching = o->enable_prefix_caching;
-    s.store = e->prefix_store ? &e->block_store : NULL;
-    QR_TRY(qr_sched_create(&s, &e->sched, error));
-    o->max_num_batched_tokens = qr_sched_get_options(e->sched)->max_num_batched_tokens;
-    return QUIRE_OK;
+    s->num_blocks = e->kv_config.num_blocks;
+    s->max_num_batched_tokens = o->max_num_batched_tokens;
+    s->max_model_len = o->max_model_len;
+    s->store = e->prefix_store ? &e->block_store : NULL;
+    return qr_sched_create(s, &e->sched, error);
 }
 
 static quire_status create_sampling(quire_engine *e, quire_error *error)
@@ -283,10 +292,18 @@ static quire_status create_workspaces(quire_engine *e, quire_error *error)
     const quire_engine_options *o = &e->options;
     QR_TRY(qr_model_workspace_create(e->model->model, o->max_num_batched_tokens, o->max_num_seqs, e->logits_rows,
                                      o->max_model_len, &e->ws, error));
-    QR_TRY(open_ranks(e, error));
     if (!e->draft) return QUIRE_OK;
-    return qr_draft_reserve(e->draft, &e->kv_config, o->max_num_batched_tokens, o->max_num_seqs, o->max_model_len,
-                            e->logits_rows, error);
+    return qr_draft_reserve(e->draft, o->max_num_batched_tokens, o->max_num_seqs, o->max_model_len, e->logits_rows,
+                            error);
+}
+
+static quire_status create_caches(quire_engine *e, quire_error *error)
+{
+    qr_backend *be = e->model->backend;
+    const quire_engine_options *o = &e->options;
+    QR_TRY(be->ops->kv_cache_create(be, &e->kv_config, &e->cache, error));
+    if (!e->draft) return QUIRE_OK;
+    return qr_draft_create_cache(e->draft, &e->kv_config, o->max_num_seqs, o->max_model_len, error);
 }
 
 static void publish_store(quire_engine *e)
@@ -305,25 +322,32 @@ static void *engine_main(void *raw);
 
 static quire_status create_all(quire_engine *e, quire_error *error)
 {
-    qr_backend *be = e->model->backend;
     quire_engine_options *o = &e->options;
+    qr_sched_options sched;
     QR_TRY(check_options(o, error));
     QR_TRY(qr_spec_parse(o->speculative_config, &e->spec, error));
     o->speculative_config = NULL; /* the caller's string */
     QR_TRY(parse_kv_dtype(e, error));
+    QR_TRY(parse_sched_options(e, &sched, error));
     if (e->spec.model) QR_TRY(with_lock(e, load_draft, error));
-    QR_TRY(size_pool(e, error));
-    QR_TRY(be->ops->kv_cache_create(be, &e->kv_config, &e->cache, error));
-    QR_TRY(qr_engine_open_prefix_store(e, error));
-    QR_TRY(create_sched(e, error));
-    QR_TRY(create_swap(e, error));
     e->max_jobs = o->max_num_seqs * (1 + e->spec.num_tokens); /* also for each of n sequences that share one row */
     e->logits_rows = e->max_jobs < MAX_LOGITS_ROWS ? e->max_jobs : MAX_LOGITS_ROWS;
+
+    const quire_engine_options asked = *o;
+    QR_TRY(size_pool(e, &asked, error)); /* at most: the scratch of a step, which depends on it, comes off */
+    sched.max_model_len = o->max_model_len;
+    o->max_num_batched_tokens = qr_sched_step_budget(&sched);
     QR_TRY(with_lock(e, create_workspaces, error));
+    QR_TRY(create_sampling(e, error));
+    QR_TRY(size_pool(e, &asked, error));
+    QR_TRY(with_lock(e, create_caches, error));
+    QR_TRY(qr_engine_open_prefix_store(e, error));
+    QR_TRY(create_sched(e, &sched, error));
+    QR_TRY(create_swap(e, error));
+    QR_TRY(with_lock(e, open_ranks, error));
     o->swap_path = o->prefix_cache_path = NULL; /* the caller's strings */
     QR_TRY(qr_batch_init(&e->batch, o->max_num_batched_tokens, o->max_num_seqs,
                          (o->max_model_len + o->block_size - 1) / o->block_size, error));
-    QR_TRY(create_sampling(e, error));
     if (o->schedule_log)
         QR_TRY(qr_schedule_log_open(o->schedule_log, e->model->info.name, qr_sched_get_options(e->sched),
                                     e->spec.num_tokens, &e->schedule_log, error));

@@ -147,6 +147,14 @@ static quire_status reserve(qr_sched *sched, quire_error *error)
     return o->preemption_mode == QR_PREEMPT_RECOMPUTE ? QUIRE_OK : reserve_swap(sched, error);
 }
 
+int32_t qr_sched_step_budget(const qr_sched_options *o)
+{
+    const qr_policy *policy = policies[o->kv_allocator];
+    int32_t budget = max_i32(o->max_num_batched_tokens, o->max_num_seqs);
+    if (!o->enable_chunked_prefill || policy->whole_prompts) budget = max_i32(budget, o->max_model_len);
+    return policy->region_slots ? max_i32(budget, o->max_model_len + o->max_num_seqs) : budget;
+}
+
 quire_status qr_sched_create(const qr_sched_options *options, qr_sched **out, quire_error *error)
 {
     QR_TRY(check_options(options, error));
@@ -157,10 +165,7 @@ quire_status qr_sched_create(const qr_sched_options *options, qr_sched **out, qu
     qr_sched_options *o = &sched->options;
     if (sched->policy->whole_prompts) o->enable_chunked_prefill = false;
     if (sched->policy->region_slots) o->enable_prefix_caching = false;
-    o->max_num_batched_tokens = max_i32(o->max_num_batched_tokens, o->max_num_seqs);
-    if (!o->enable_chunked_prefill) o->max_num_batched_tokens = max_i32(o->max_num_batched_tokens, o->max_model_len);
-    if (sched->policy->region_slots)
-        o->max_num_batched_tokens = max_i32(o->max_num_batched_tokens, o->max_model_len + o->max_num_seqs);
+    o->max_num_batched_tokens = qr_sched_step_budget(options);
     const quire_status status = reserve(sched, error);
     if (status != QUIRE_OK) {
         qr_sched_destroy(sched);

@@ -115,6 +115,9 @@ typedef struct qr_sched_options {
  * recompute; num_blocks and max_model_len are 0 and must be set. */
 void qr_sched_options_init(qr_sched_options *options);
 
+/* The budget of a step that these options make: max_num_batched_tokens, raised as said above. */
+int32_t qr_sched_step_budget(const qr_sched_options *options);
+
 /* Create the pool and reserve all that steps need: O(num_blocks * block_size + max_num_seqs * max_model_len).
  *   returns   OK | INVALID (error->param names the option) | NOMEM */
 QUIRE_MUST_USE quire_status qr_sched_create(const qr_sched_options *options, qr_sched **out, quire_error *error);

@@ -1,7 +1,9 @@
 /* cuda_shim: fibers, the warp-wide operations, and the runtime's calls. */
 #include "shim.h"
 
+#include <atomic>
 #include <limits.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -478,9 +480,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
     prop->sharedMemPerBlockOptin = MAX_SHARED;
     return cudaSetDevice(device);
 }
+/* What cudaMemGetInfo() tells; allocations past it succeed. */
+static const size_t DEVICE_BYTES = (size_t)512 << 20;
+static std::atomic<size_t> device_bytes_taken;
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 {
-    *free_bytes = *total_bytes = (size_t)1 << 30;
+    const size_t taken = device_bytes_taken;
+    *total_bytes = DEVICE_BYTES;
+    *free_bytes = taken < DEVICE_BYTES ? DEVICE_BYTES - taken : 0;
     return cudaSuccess;
 }
 const char *cudaGetErrorString(cudaError_t error)
@@ -504,10 +511,12 @@ cudaError_t shim_malloc(void **p, size_t bytes)
     if (bytes > (size_t)1 << 39) return cudaErrorMemoryAllocation; /* AddressSanitizer would end the program */
     if (posix_memalign(p, 256, bytes ? bytes : 1) != 0) return cudaErrorMemoryAllocation;
     memset(*p, 0xFF, bytes < 4096 ? bytes : 4096);
+    device_bytes_taken += malloc_usable_size(*p);
     return cudaSuccess;
 }
 cudaError_t cudaFree(void *p)
 {
+    device_bytes_taken -= malloc_usable_size(p);
     free(p);
     return cudaSuccess;
 }

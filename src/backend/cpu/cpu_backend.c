@@ -40,11 +40,11 @@ static void parallel_rows(qr_cpu_backend *cpu, int64_t rows, int64_t cols, qr_ra
 
 /* ---- memory */
 
-static uint64_t memory_bytes(qr_backend *be, uint64_t *total)
+static uint64_t cache_bytes(qr_backend *be, double utilization, uint64_t *total)
 {
     (void)be;
     *total = qr_memory_total_bytes();
-    return qr_memory_available_bytes();
+    return (uint64_t)((double)qr_memory_available_bytes() * (utilization > 0 ? utilization : 0.5));
 }
 
 static void *buffer_alloc(qr_backend *be, size_t bytes, bool host_reads)
@@ -363,7 +363,7 @@ static void destroy(qr_backend *be)
 }
 
 static const qr_backend_ops cpu_ops = {.destroy = destroy,
-                                       .memory_bytes = memory_bytes,
+                                       .cache_bytes = cache_bytes,
                                        .buffer_alloc = buffer_alloc,
                                        .buffer_free = buffer_free,
                                        .vector_create = vector_create,

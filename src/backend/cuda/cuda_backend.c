@@ -57,6 +57,7 @@ typedef struct cuda_backend {
     const qr_cuda_api *api;
     qr_cuda_device *dev;
     qr_backend *host;
+    size_t free_at_open;  /* memory of the device, before weights */
     bool tensor_cores;    /* for attention */
     bool wgmma;           /* for prompts */
     bool has_lt;          /* weights may go through cuBLASLt */
@@ -88,13 +89,15 @@ static cuda_backend *cuda(qr_backend *be) { return (cuda_backend *)be; }
 
 /* ---- memory */
 
-static uint64_t memory_bytes(qr_backend *be, uint64_t *total)
+static uint64_t cache_bytes(qr_backend *be, double utilization, uint64_t *total)
 {
     cuda_backend *c = cuda(be);
     size_t free_bytes = 0, total_bytes = 0;
     if (c->api->memory(c->dev, &free_bytes, &total_bytes) != 0) free_bytes = total_bytes = 0;
     *total = total_bytes;
-    return free_bytes;
+    const double taken = c->free_at_open > free_bytes ? (double)(c->free_at_open - free_bytes) : 0;
+    const double left = (double)total_bytes * (utilization > 0 ? utilization : 0.92) - taken;
+    return left <= 0 ? 0 : left < (double)free_bytes ? (uint64_t)left : free_bytes;
 }
 
 static void *buffer_alloc(qr_backend *be, size_t bytes, bool host_reads)
@@ -834,7 +837,7 @@ static void destroy(qr_backend *be)
 }
 
 static const qr_backend_ops cuda_ops = {.destroy = destroy,
-                                        .memory_bytes = memory_bytes,
+                                        .cache_bytes = cache_bytes,
                                         .buffer_alloc = buffer_alloc,
                                         .buffer_free = buffer_free,
                                         .vector_create = vector_create,
@@ -883,6 +886,8 @@ static quire_status open_device(cuda_backend *c, int index, int threads, quire_e
                        count == 1 ? "is" : "are", count, count == 1 ? "" : "s");
     qr_cuda_info info;
     code = c->api->open(index, &c->dev, &info);
+    size_t total_bytes;
+    if (code == 0) code = c->api->memory(c->dev, &c->free_at_open, &total_bytes);
     if (code != 0) return qr_fail(error, QUIRE_DEVICE, "cuda:%d: %s", index, c->api->error_text(code));
     QR_TRY(qr_cpu_backend_create(NULL, threads, &c->host, error));
     c->base.pool = c->host->pool;
