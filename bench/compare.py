@@ -185,9 +185,15 @@ def measure(args, work, servers, client, tokenizer, tokenizer_dir, pairs, fmt, w
                 prompts = prompts[:2]
             dataset = work / "prompts.jsonl"
             dataset.write_text("".join(json.dumps({"prompt": p, "output_tokens": n}) + "\n" for p, n in prompts))
-            for peer, server, name in running:
+            for peer, server, name in list(running):
                 server.resume()
                 result = drive(client.client(), server, name, tokenizer_dir, workload, dataset, len(prompts), work)
+                if server.process.poll() is not None:
+                    print(f"  {fmt} {workload.name} round {round_idx}: {peer.name} has ended with status "
+                          f"{server.process.returncode} (-9: killed, for want of memory?), see {server.log}; what it did "
+                          "before counts", flush=True)
+                    running.remove((peer, server, name))
+                    continue
                 result["peak_mib"] = server.peak_mib()
                 server.pause()
                 if round_idx == 0:
@@ -196,6 +202,7 @@ def measure(args, work, servers, client, tokenizer, tokenizer_dir, pairs, fmt, w
                 print(f"  {fmt} {workload.name} round {round_idx}: {peer.name:<12} "
                       f"{result['output_throughput']:8.1f} output tok/s, TTFT {result['mean_ttft_ms']:.0f} ms, "
                       f"TPOT {result['mean_tpot_ms']:.1f} ms, failed {result.get('failed', 0)}", flush=True)
+    results = {name: rounds for name, rounds in results.items() if rounds}
     table(f"{fmt}, {workload.name}", results)
     return results
 
