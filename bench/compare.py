@@ -292,10 +292,12 @@ def main():
             results = measure(args, work, here, client, tokenizer, tokenizer_dir, pairs, fmt, workload)
             everything.append({"format": fmt, "workload": workload.name, "results": results})
     print(machine())
-    summary = {"date": datetime.date.today().isoformat(), "machine": limits, "rounds": args.rounds, "rows": [
-        {"format": e["format"], "workload": e["workload"],
-         **{name: round(statistics.median(r["output_throughput"] for r in rounds), 1)
-            for name, rounds in e["results"].items()}} for e in everything]}
+    version = subprocess.run([peers.ROOT / "build" / "quire", "--version"], capture_output=True, text=True, check=True)
+    rows = [{"format": e["format"], "workload": e["workload"],
+             **{name: round(statistics.median(r["output_throughput"] for r in rounds), 1)
+                for name, rounds in e["results"].items()}} for e in everything]
+    summary = {"date": datetime.date.today().isoformat(), "quire": version.stdout.split()[-1], "machine": limits,
+               "rounds": args.rounds, "rows": rows}
     if args.json:
         args.json.write_text(json.dumps({**summary, "runs": everything}, indent=1))
     if args.record:

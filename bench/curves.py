@@ -73,8 +73,8 @@ def measure_clients(args, limit):
 def measure_contexts(args, limit):
     rows = []
     for context in args.contexts:
-        step = quire_json("bench", "step", args.model, "--num-seqs", NUM_SEQS, "--context-len", context - 128,
-                          "--num-steps", 64)
+        step = quire_json("bench", "step", args.model, "--num-seqs", NUM_SEQS, "--context-len",
+                          max(context - 128, context // 2), "--num-steps", 64)
         rate = 1e6 * step["num_tokens"] / step["step_us"]
         rows.append((context, rate, NUM_SEQS / limit.step_seconds(NUM_SEQS, step["context_len"])))
         print(f"| {context} | {rate:.0f} | {rows[-1][2]:.0f} | {100 * rate / rows[-1][2]:.0f} % |", flush=True)
