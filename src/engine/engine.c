@@ -207,8 +207,7 @@ static quire_status create_sched(quire_engine *e, qr_sched_options *s, quire_err
         return qr_fail_param(error, "swap_space", "swap_space: %zu bytes hold no block of %zu", o->swap_space_bytes,
                              kv_block_bytes(e));
     s->num_blocks = e->kv_config.num_blocks;
-    s->max_num_batched_tokens = o->max_num_batched_tokens;
-    s->max_model_len = o->max_model_len;
+    s->max_model_len = o->max_model_len; /* the budget stays what the scratch is for */
     s->store = e->prefix_store ? &e->block_store : NULL;
     return qr_sched_create(s, &e->sched, error);
 }
@@ -336,7 +335,7 @@ static quire_status create_all(quire_engine *e, quire_error *error)
     const quire_engine_options asked = *o;
     QR_TRY(size_pool(e, &asked, error)); /* at most: the scratch of a step, which depends on it, comes off */
     sched.max_model_len = o->max_model_len;
-    o->max_num_batched_tokens = qr_sched_step_budget(&sched);
+    o->max_num_batched_tokens = sched.max_num_batched_tokens = qr_sched_step_budget(&sched);
     QR_TRY(with_lock(e, create_workspaces, error));
     QR_TRY(create_sampling(e, error));
     QR_TRY(size_pool(e, &asked, error));
